@@ -1,0 +1,17 @@
+//! CPU kernels on slices: matmul, attention, normalisation, rotary embedding, activation,
+//! quantised formats, and the thread team that runs them.
+//!
+//! One folder per operation; each holds a plain reference and the versions per ISA, chosen at
+//! run time. Nothing here knows a model, and nothing allocates in a hot loop.
+//!
+//! Every kernel keeps *row independence*: a row of the output is computed by the same sequence
+//! of floating-point operations whatever other rows are in the call.
+
+pub mod activation;
+pub mod attention;
+pub mod isa;
+pub mod matmul;
+pub mod norm;
+pub mod quant;
+pub mod rope;
+pub mod team;
