@@ -1,0 +1,135 @@
+//! Fuzz targets: every parser of bytes from outside, as `fn(&[u8])`.
+//!
+//! A target fails by panicking (or by taking too long or too much memory, which libFuzzer
+//! watches). `cargo xtask fuzz` runs them.
+
+use std::sync::{Arc, LazyLock};
+
+use wharf_text::{
+    detokenizer::Detokenizer,
+    stop::{StopMatcher, StopOutcome},
+    template::{ChatTemplate, RenderInput},
+    tokenizer::{GgufVocabulary, Tokenizer, from_gguf},
+};
+
+/// A fuzz target.
+pub type Target = fn(&[u8]);
+
+/// Every target, by name. `cargo xtask fuzz` knows the same names.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("request", request),
+    ("gguf", gguf),
+    ("safetensors", safetensors),
+    ("config", config),
+    ("template", template),
+    ("stop", stop),
+    ("detokenizer", detokenizer),
+];
+
+/// The target called `name`.
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.iter().find(|(known, _)| *known == name).map(|(_, target)| *target)
+}
+
+fn request(data: &[u8]) {
+    let _ = wharf_api::parse_chat_request(data);
+}
+
+fn gguf(data: &[u8]) {
+    let _ = wharf_model::gguf::parse(data);
+}
+
+fn safetensors(data: &[u8]) {
+    let _ = wharf_model::safetensors::parse_header(data);
+}
+
+fn config(data: &[u8]) {
+    let _ = wharf_model::config::parse(data);
+}
+
+/// The template is the input; the conversation is fixed.
+fn template(data: &[u8]) {
+    let Ok(source) = std::str::from_utf8(data) else { return };
+    let Ok(template) = ChatTemplate::new(source, Some("<s>"), Some("</s>")) else { return };
+    let messages = vec![
+        serde_json::json!({"role": "system", "content": "You are terse."}),
+        serde_json::json!({"role": "user", "content": [{"type": "text", "text": "Hi {{ 1 }}"}]}),
+    ];
+    let input = RenderInput { messages, add_generation_prompt: true, ..RenderInput::default() };
+    let _ = template.render(&input);
+}
+
+/// First byte: the number of stop strings and whether to include them; then the stop strings,
+/// each ended by a zero byte; the rest is text, fed in pieces whose lengths the bytes give.
+/// The same text fed at once must give the same.
+fn stop(data: &[u8]) {
+    let Some((&head, mut rest)) = data.split_first() else { return };
+    let mut stops = Vec::new();
+    for _ in 0..=head % 4 {
+        let Some(end) = rest.iter().position(|byte| *byte == 0) else { return };
+        stops.push(String::from_utf8_lossy(&rest[..end]).into_owned());
+        rest = &rest[end + 1..];
+    }
+    stops.retain(|stop| !stop.is_empty());
+    let include = head & 0x80 != 0;
+    let text = String::from_utf8_lossy(rest);
+    let whole = fed(&stops, include, std::iter::once(text.as_ref()));
+    let mut at = 0;
+    let pieces = std::iter::from_fn(|| {
+        let left = text.get(at..).filter(|left| !left.is_empty())?;
+        let wish = usize::from(left.as_bytes()[0] % 7) + 1;
+        let length = (wish..left.len()).find(|&n| left.is_char_boundary(n)).unwrap_or(left.len());
+        at += length;
+        Some(&left[..length])
+    });
+    assert_eq!(whole, fed(&stops, include, pieces));
+}
+
+/// What comes out of a matcher that is fed `pieces`, and which stop string ended it.
+fn fed<'a>(
+    stops: &[String],
+    include: bool,
+    pieces: impl Iterator<Item = &'a str>,
+) -> (String, Option<usize>) {
+    let mut matcher = StopMatcher::new(stops, include);
+    let mut out = String::new();
+    for piece in pieces {
+        if let StopOutcome::Matched { index } = matcher.push(piece, &mut out) {
+            return (out, Some(index));
+        }
+    }
+    matcher.finish(&mut out);
+    (out, None)
+}
+
+/// A token per byte value, and one special token.
+static BYTES: LazyLock<Option<Arc<dyn Tokenizer>>> = LazyLock::new(|| {
+    let mut tokens: Vec<String> = (0u8..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let mut token_types = vec![6; 256];
+    tokens.push("</s>".to_owned());
+    token_types.push(3);
+    let scores = vec![0.0; tokens.len()];
+    let vocabulary = GgufVocabulary {
+        model: "llama".to_owned(),
+        tokens,
+        scores,
+        token_types,
+        eos: Some(256),
+        add_space_prefix: Some(false),
+        ..GgufVocabulary::default()
+    };
+    from_gguf(vocabulary).ok()
+});
+
+/// Bytes are token ids: what comes out piece by piece is what decoding them at once gives.
+fn detokenizer(data: &[u8]) {
+    let Some(tokenizer) = BYTES.as_ref() else { panic!("the fuzz vocabulary does not load") };
+    let ids: Vec<u32> = data.iter().map(|byte| u32::from(*byte)).collect();
+    let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), true);
+    let mut out = String::new();
+    for id in &ids {
+        detokenizer.push(*id, &mut out);
+    }
+    detokenizer.finish(&mut out);
+    assert_eq!(out, tokenizer.decode(&ids, true));
+}

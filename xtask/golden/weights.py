@@ -1,0 +1,63 @@
+"""Random weights with enough spread to tell right from wrong, and their safetensors files."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def random_state(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+    """One float32 tensor for each parameter of `model`, tied ones once.
+
+    The queries and keys are made large, so that attention picks some positions and not others (a wrong
+    rotation or mask then shows), and the output matrix too, so that logits differ by whole units.
+    """
+    random = np.random.default_rng(seed)
+    state = {}
+    for name, parameter in model.named_parameters():
+        shape = tuple(parameter.shape)
+        if name.endswith("norm.weight"):
+            values = 1.0 + 0.2 * random.standard_normal(shape)
+        elif name.endswith(".bias"):
+            values = 0.3 * random.standard_normal(shape)
+        else:
+            values = gain(name) / math.sqrt(shape[-1]) * random.standard_normal(shape)
+        state[name] = torch.from_numpy(values.astype(np.float32))
+    return state
+
+
+def gain(name: str) -> float:
+    if "q_proj" in name or "k_proj" in name:
+        return 1.7
+    if "embed_tokens" in name or "lm_head" in name:
+        return 2.5
+    return 1.0
+
+
+def write_safetensors(folder: Path, state: dict[str, torch.Tensor], shard_bytes: int | None) -> None:
+    """`model.safetensors`, or shards of about `shard_bytes` with their index."""
+    if shard_bytes is None:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    filled = 0
+    for name, tensor in state.items():
+        size = tensor.numel() * tensor.element_size()
+        if filled and filled + size > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = tensor
+        filled += size
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
