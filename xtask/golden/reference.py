@@ -51,12 +51,13 @@ def measure(model, tokenizer, seed: int, least_margin: float) -> tuple[list[dict
         tokens, margin = greedy(model, ids, least_margin)
         smallest = min(smallest, margin)
         logits = logits_of(model, ids)
-        # The last position, and for the longest prompts one on each side of a block's border.
-        positions = [len(ids) - 1] if len(ids) < 50 else [15, 48, len(ids) - 1]
+        # The last position; for the longest prompts also the last of a KV block, and the first.
+        inner = {61: [47], 101: [64]}.get(len(ids), [])
+        positions = [*inner, len(ids) - 1]
         measured.append({
             "ids": ids,
             "logits": [
-                {"position": p, "values": [float(f"{x:.7g}") for x in logits[p].tolist()]}
+                {"position": p, "values": [round(x, 5) for x in logits[p].tolist()]}
                 for p in positions
             ],
             "greedy": tokens,

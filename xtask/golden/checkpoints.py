@@ -1,0 +1,215 @@
+"""The table of golden checkpoints: each row exists for one thing that a forward pass can get wrong."""
+
+from dataclasses import dataclass, field
+
+from vocabulary import END_OF_TEXT, IM_END, SIZE
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One Hugging Face directory."""
+
+    name: str
+    about: str
+    # What differs from `LLAMA` below in config.json.
+    config: dict
+    dtype: str = "bfloat16"
+    shard_bytes: int | None = None
+    template_in_config: bool = False
+    pre: str = "gpt-2"
+
+
+@dataclass(frozen=True)
+class GgufCheckpoint:
+    """One GGUF file. `formats` maps a tensor's name without layer number to its format."""
+
+    name: str
+    about: str
+    config: dict
+    default_format: str
+    formats: dict[str, str] = field(default_factory=dict)
+    pre: str = "gpt-2"
+
+
+# As files written before transformers 5 look: `rope_theta`, `rope_scaling`, `torch_dtype` at the top.
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "bos_token_id": END_OF_TEXT,
+    "eos_token_id": IM_END,
+    "hidden_act": "silu",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "max_position_embeddings": 256,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "vocab_size": SIZE,
+}
+MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm_eps": 1e-6}
+QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6}
+
+# With a context of 48 and heads of 16, some frequencies lie above, some between and some below the
+# two wavelengths of Llama 3's rule.
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 48,
+}
+YARN_ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 48}
+
+HUGGING_FACE = [
+    Checkpoint(
+        "llama-mha-f32",
+        "as many KV heads as heads, an output matrix of its own, F32",
+        {"num_key_value_heads": 4, "intermediate_size": 48, "tie_word_embeddings": False},
+        dtype="float32",
+    ),
+    Checkpoint(
+        "llama-gqa",
+        "three heads to a KV head, tied embeddings",
+        {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 80},
+    ),
+    Checkpoint(
+        "llama-bias",
+        "attention_bias and mlp_bias",
+        {"attention_bias": True, "mlp_bias": True},
+    ),
+    Checkpoint(
+        "llama-head-dim",
+        "heads wider together than the hidden state, one KV head for all",
+        {"hidden_size": 48, "head_dim": 16, "num_key_value_heads": 1, "rope_theta": 500000.0},
+    ),
+    Checkpoint(
+        "llama-odd-f16",
+        "no size is a multiple of 16; three layers; F16",
+        {
+            "hidden_size": 36,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "intermediate_size": 52,
+            "num_hidden_layers": 3,
+        },
+        dtype="float16",
+    ),
+    Checkpoint(
+        "llama-sharded",
+        "safetensors in shards with an index; the chat template in tokenizer_config.json",
+        {"tie_word_embeddings": False},
+        shard_bytes=24_000,
+        template_in_config=True,
+    ),
+    Checkpoint(
+        "llama-rope-linear",
+        "linear RoPE scaling, spelt with the older key `type`",
+        {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    ),
+    Checkpoint(
+        "llama-rope-dynamic",
+        "dynamic RoPE scaling, which changes nothing up to max_position_embeddings",
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    ),
+    Checkpoint(
+        "llama-rope-llama3",
+        "Llama 3's RoPE scaling, with frequencies on all three sides of its rule",
+        {"head_dim": 16, "rope_scaling": LLAMA3_ROPE},
+    ),
+    Checkpoint(
+        "llama-rope-yarn",
+        "YaRN in transformers 5's form (`rope_parameters`, `dtype`)",
+        {
+            "head_dim": 16,
+            "rope_theta": None,
+            "rope_parameters": {"rope_theta": 10000.0, "beta_fast": 16.0, **YARN_ROPE},
+        },
+    ),
+    Checkpoint(
+        "mistral-window",
+        "every layer sees the last 24 tokens only",
+        MISTRAL | {"sliding_window": 24, "tie_word_embeddings": False},
+    ),
+    Checkpoint(
+        "qwen2",
+        "biases on queries, keys and values; tied; more rows in the embedding than tokens",
+        QWEN2 | {"vocab_size": SIZE + 16, "use_sliding_window": False, "sliding_window": 24,
+                 "max_window_layers": 1},
+        pre="qwen2",
+    ),
+    Checkpoint(
+        "qwen2-window",
+        "layers from max_window_layers on see the last 20 tokens only",
+        QWEN2 | {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1,
+                 "num_hidden_layers": 3, "intermediate_size": 48},
+        pre="qwen2",
+    ),
+    Checkpoint(
+        "qwen3",
+        "norms on queries and keys; head_dim given; tied",
+        QWEN3 | {"head_dim": 16, "rope_theta": 1000000.0},
+        pre="qwen2",
+    ),
+    Checkpoint(
+        "qwen3-yarn",
+        "YaRN in the classic form; untied",
+        QWEN3 | {"head_dim": 16, "tie_word_embeddings": False, "rope_scaling": YARN_ROPE},
+        pre="qwen2",
+    ),
+]
+
+# Rows of 64 are two blocks of 32.
+QUANTISED = {"hidden_size": 64, "intermediate_size": 96}
+SMALL = QUANTISED | {"num_hidden_layers": 1}
+
+GGUF = [
+    GgufCheckpoint("gguf-llama-f32", "F32, tied, one KV head to a head",
+                   {"num_key_value_heads": 4, "num_hidden_layers": 1}, "F32"),
+    GgufCheckpoint("gguf-llama-f16", "F16, untied", {"tie_word_embeddings": False}, "F16"),
+    GgufCheckpoint("gguf-llama-bf16", "BF16, linear RoPE scaling",
+                   {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "BF16"),
+    GgufCheckpoint("gguf-llama-q4_0", "Q4_0", QUANTISED, "Q4_0"),
+    GgufCheckpoint("gguf-llama-q4_1", "Q4_1", SMALL, "Q4_1"),
+    GgufCheckpoint("gguf-llama-q5_0", "Q5_0", SMALL, "Q5_0"),
+    GgufCheckpoint("gguf-llama-q5_1", "Q5_1", SMALL, "Q5_1"),
+    GgufCheckpoint("gguf-llama-q8_0", "Q8_0, Llama 3's RoPE factors as a tensor",
+                   QUANTISED | {"rope_scaling": LLAMA3_ROPE}, "Q8_0"),
+    GgufCheckpoint(
+        "gguf-llama-k",
+        "Q4_K, Q5_K and Q6_K in one file; heads narrower together than the hidden state",
+        {"hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 16},
+        "Q4_K",
+        {"attn_k": "Q5_K", "attn_v": "Q6_K", "attn_output": "Q8_0", "ffn_up": "Q5_K",
+         "ffn_down": "Q5_1"},
+    ),
+    GgufCheckpoint(
+        "gguf-qwen2",
+        "biases, YaRN, an output matrix of its own, a mixture of formats",
+        QWEN2 | QUANTISED | {"tie_word_embeddings": False, "rope_scaling": YARN_ROPE},
+        "Q4_0",
+        {"token_embd": "Q4_1", "output": "Q8_0", "attn_v": "Q5_1", "ffn_down": "F16"},
+        pre="qwen2",
+    ),
+    GgufCheckpoint(
+        "gguf-qwen3",
+        "norms on queries and keys, head_dim given, Q8_0 beside BF16",
+        QWEN3 | QUANTISED | {"head_dim": 32, "num_key_value_heads": 1, "intermediate_size": 64},
+        "Q8_0",
+        {"attn_v": "BF16", "token_embd": "Q5_0"},
+        pre="qwen2",
+    ),
+    GgufCheckpoint(
+        "gguf-qwen3-k",
+        "Qwen3 in K formats: embedding Q6_K",
+        QWEN3 | {"hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 1,
+                 "head_dim": 64, "num_key_value_heads": 1},
+        "Q4_K",
+        {"token_embd": "Q6_K", "attn_q": "Q5_K", "attn_output": "Q6_K", "ffn_gate": "Q5_0",
+         "ffn_down": "Q4_0"},
+        pre="qwen2",
+    ),
+]
