@@ -1,4 +1,7 @@
 //! OpenAI's error object.
+//!
+//! Every field is always written (`null` where there is nothing to say): SDKs read `body.error.message`,
+//! `.param` and `.code`, and raise something unhelpful where a server sends another shape.
 use serde::{Deserialize, Serialize};
 
 /// `{"error": {...}}`, the body of every answer that is not 2xx, and of an error event in a stream.
