@@ -61,17 +61,18 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ParseError> {
     let request = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        // Where the text itself is broken, the path only says how far the reader got.
-        if error.is_syntax() || error.is_eof() {
-            whole(format!("the body is not valid JSON: {error}"))
-        } else {
-            let path = (path != ".").then_some(path);
-            let message = match &path {
-                Some(path) => format!("{path}: {error}"),
-                None => error.to_string(),
-            };
-            ParseError { path, message }
+        if let Err(broken) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            // The text itself is broken; the path would only say how far the reader got.
+            return whole(format!("the body is not valid JSON: {broken}"));
         }
+        // Serde calls a number in the place of an enum a mistake of syntax.
+        let reason = if error.is_syntax() { "wrong type".to_owned() } else { error.to_string() };
+        let path = (path != ".").then_some(path);
+        let message = match &path {
+            Some(path) => format!("{path}: {reason}"),
+            None => reason,
+        };
+        ParseError { path, message }
     })?;
     json.end().map_err(|error| whole(format!("the body is not valid JSON: {error}")))?;
     Ok(request)
