@@ -1,0 +1,194 @@
+//! A decoder's shape and options, whichever file they were read from.
+//!
+//! [`parse`] reads Hugging Face's config.json ([`hf`](self::hf)); GGUF's metadata is read into the same
+//! [`Config`]. Every number is bounded here, so that no product of two of them overflows later and no
+//! list made from one of them is huge. Nothing here opens a file.
+
+mod fields;
+mod hf;
+
+pub(crate) use fields::Fields;
+pub use hf::parse;
+
+use crate::{
+    error::Malformed,
+    rope::{RopeConfig, Scaling},
+};
+
+/// The networks we run. They are one decoder with options; this says whose defaults hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama 1 to 3.3, SmolLM2.
+    Llama,
+    /// Mistral: Llama with a sliding window.
+    Mistral,
+    /// Qwen2 and Qwen2.5: Llama with biases on queries, keys and values.
+    Qwen2,
+    /// Qwen3: Llama with normalised queries and keys.
+    Qwen3,
+}
+
+impl Architecture {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+
+    /// Hugging Face's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+
+    /// Whether llama.cpp's converter permutes the rows of queries and keys (to rotate neighbouring
+    /// pairs instead of halves).
+    pub(crate) fn is_interleaved_in_gguf(self) -> bool {
+        matches!(self, Self::Llama | Self::Mistral)
+    }
+}
+
+/// Which linear layers add a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    /// It has none; one in the file is an error.
+    Absent,
+    /// It has one; a file without is an error.
+    Present,
+    /// It has one if the file does (GGUF does not say otherwise).
+    IfInFile,
+}
+
+/// Everything about a decoder but its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Whose network.
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Width of a head, even.
+    pub head_dim: usize,
+    /// Rows of the embedding and output matrices. 0 until the embedding tensor is seen, if the file
+    /// leaves it to that (GGUF).
+    pub vocab_size: usize,
+    /// Longest sequence, in tokens.
+    pub max_model_len: usize,
+    /// Added to the mean square in the norms.
+    pub rms_norm_eps: f32,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+    /// Biases of the query, key and value projections.
+    pub qkv_bias: Bias,
+    /// Bias of the attention's output projection.
+    pub o_bias: Bias,
+    /// Biases of the feed-forward layer.
+    pub mlp_bias: Bias,
+    /// Whether each head's queries and keys are normalised (Qwen3).
+    pub qk_norm: bool,
+    /// Whether the output matrix is the embedding. `None`: it is if the file has no other.
+    pub tied: Option<bool>,
+    /// Per layer: a token sees itself and the `window - 1` before it.
+    pub windows: Vec<Option<usize>>,
+    /// Ids that end a generation.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// Bounds past every known model, small enough that products of two fit.
+pub(crate) mod limits {
+    pub(crate) const HIDDEN: usize = 1 << 18;
+    pub(crate) const INTERMEDIATE: usize = 1 << 21;
+    pub(crate) const LAYERS: usize = 1 << 12;
+    pub(crate) const HEADS: usize = 1 << 12;
+    pub(crate) const HEAD_DIM: usize = 1 << 12;
+    pub(crate) const VOCAB: usize = 1 << 24;
+    pub(crate) const CONTEXT: usize = 1 << 28;
+}
+
+impl Config {
+    /// What no file format checks by itself: how the numbers fit each other. The names of the fields
+    /// in the errors are Hugging Face's.
+    pub(crate) fn check(&self) -> Result<(), Malformed> {
+        let (heads, kv_heads, dim) = (self.num_heads, self.num_kv_heads, self.head_dim);
+        if heads % kv_heads != 0 {
+            let reason = format!("{kv_heads} key-value heads do not divide {heads} heads");
+            return Err(Malformed::new("num_key_value_heads", reason));
+        }
+        if dim % 2 != 0 {
+            return Err(Malformed::new("head_dim", format!("{dim} is odd; rotation needs pairs")));
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
+            return Err(Malformed::new("rms_norm_eps", "must be a small positive number"));
+        }
+        self.check_rope()?;
+        if self.max_model_len == 0 || self.max_model_len > limits::CONTEXT {
+            let reason = format!("{} tokens of context are out of range", self.max_model_len);
+            return Err(Malformed::new("max_position_embeddings", reason));
+        }
+        Ok(())
+    }
+
+    fn check_rope(&self) -> Result<(), Malformed> {
+        let positive = |name: &str, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                return Ok(());
+            }
+            Err(Malformed::new(name, format!("{value} is not a positive number")))
+        };
+        let at_least_one = |name: &str, value: f64| {
+            if value.is_finite() && value >= 1.0 {
+                return Ok(());
+            }
+            Err(Malformed::new(name, format!("{value} is not a number of at least 1")))
+        };
+        if !(self.rope.theta.is_finite() && self.rope.theta > 1.0) {
+            let reason = format!("{} is not a number above 1", self.rope.theta);
+            return Err(Malformed::new("rope_theta", reason));
+        }
+        match &self.rope.scaling {
+            Scaling::None | Scaling::DynamicNtk | Scaling::Factors(_) => Ok(()),
+            Scaling::Linear { factor } => at_least_one("rope factor", *factor),
+            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                at_least_one("rope factor", *factor)?;
+                positive("rope low_freq_factor", *low_freq_factor)?;
+                positive("rope original_max_position_embeddings", *original_context)?;
+                if high_freq_factor.is_finite() && high_freq_factor > low_freq_factor {
+                    return Ok(());
+                }
+                Err(Malformed::new("rope high_freq_factor", "must be above low_freq_factor"))
+            }
+            Scaling::Yarn {
+                factor,
+                original_context,
+                attention_factor,
+                beta_fast,
+                beta_slow,
+                ..
+            } => {
+                at_least_one("rope factor", *factor)?;
+                positive("rope original_max_position_embeddings", *original_context)?;
+                positive("rope attention_factor", *attention_factor)?;
+                positive("rope beta_fast", *beta_fast)?;
+                positive("rope beta_slow", *beta_slow)
+            }
+        }
+    }
+}
+
+/// The context that a scaling makes of `trained` positions (vLLM's rule): linear scaling multiplies it,
+/// YaRN multiplies the original one, the others state it outright.
+pub(crate) fn scaled_context(trained: usize, scaling: &Scaling) -> usize {
+    match scaling {
+        Scaling::Linear { factor } => (trained as f64 * factor) as usize,
+        Scaling::Yarn { factor, original_context, .. } => (original_context * factor) as usize,
+        _ => trained,
+    }
+}

@@ -1,0 +1,277 @@
+//! Hugging Face's config.json.
+//!
+//! Fields that only training reads are passed over. A field that changes what is computed is honoured
+//! or refused; where one is missing, the default is that of the architecture's class in transformers.
+
+use serde_json::Value;
+
+use super::{Architecture, Bias, Config, Fields, limits, scaled_context};
+use crate::{
+    error::Malformed,
+    rope::{RopeConfig, Scaling, yarn_mscale},
+};
+
+/// Fields of other members of these families that change the network, and that we do not compute.
+const REFUSED: [&str; 11] = [
+    "quantization_config",
+    "compression_config",
+    "num_local_experts",
+    "num_experts",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "attention_multiplier",
+    "logits_scaling",
+    "no_rope_layers",
+];
+
+/// Reads config.json.
+pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
+    let value: Value =
+        serde_json::from_slice(json).map_err(|e| Malformed::new("file", e.to_string()))?;
+    let fields = Fields::new(&value)?;
+    let architecture = architecture(&fields)?;
+    refuse_unsupported(&fields)?;
+
+    let hidden_size = fields.required_count("hidden_size", limits::HIDDEN)?;
+    let num_layers = fields.required_count("num_hidden_layers", limits::LAYERS)?;
+    let num_heads = fields.required_count("num_attention_heads", limits::HEADS)?;
+    let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
+    let rope = rope(&fields, trained)?;
+    let attention_bias = match architecture {
+        Architecture::Llama | Architecture::Qwen3 => fields.flag("attention_bias")? == Some(true),
+        Architecture::Mistral | Architecture::Qwen2 => false,
+    };
+    let mlp_bias = architecture == Architecture::Llama && fields.flag("mlp_bias")? == Some(true);
+    let config = Config {
+        architecture,
+        hidden_size,
+        intermediate_size: fields.required_count("intermediate_size", limits::INTERMEDIATE)?,
+        num_layers,
+        num_heads,
+        num_kv_heads: fields.count("num_key_value_heads", limits::HEADS)?.unwrap_or(num_heads),
+        head_dim: head_dim(&fields, architecture, hidden_size, num_heads)?,
+        vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
+        max_model_len: scaled_context(trained, &rope.scaling),
+        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        rope,
+        qkv_bias: present(attention_bias || architecture == Architecture::Qwen2),
+        o_bias: present(attention_bias),
+        mlp_bias: present(mlp_bias),
+        qk_norm: architecture == Architecture::Qwen3,
+        tied: Some(fields.flag("tie_word_embeddings")?.unwrap_or(false)),
+        windows: windows(&fields, architecture, num_layers)?,
+        eos_token_ids: fields.token_ids("eos_token_id")?,
+    };
+    config.check()?;
+    Ok(config)
+}
+
+fn present(yes: bool) -> Bias {
+    if yes { Bias::Present } else { Bias::Absent }
+}
+
+fn architecture(fields: &Fields<'_>) -> Result<Architecture, Malformed> {
+    let known = || Architecture::ALL.map(Architecture::name).join(", ");
+    if let Some(names) = fields.texts("architectures")? {
+        let [name] = names[..] else {
+            return Err(fields.fault("architectures", "must name one architecture"));
+        };
+        return Architecture::ALL.into_iter().find(|known| known.name() == name).ok_or_else(|| {
+            let reason = format!("{name:?} is not supported ({} are)", known());
+            fields.fault("architectures", reason)
+        });
+    }
+    match fields.text("model_type")? {
+        Some("llama") => Ok(Architecture::Llama),
+        Some("mistral") => Ok(Architecture::Mistral),
+        Some("qwen2") => Ok(Architecture::Qwen2),
+        Some("qwen3") => Ok(Architecture::Qwen3),
+        Some(other) => {
+            let reason = format!("{other:?} is not supported (llama, mistral, qwen2, qwen3 are)");
+            Err(fields.fault("model_type", reason))
+        }
+        None => Err(fields.fault("architectures", "is missing")),
+    }
+}
+
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Malformed> {
+    if let Some(name) = fields.names().find(|name| REFUSED.contains(name)) {
+        return Err(fields.fault(name, "is not supported"));
+    }
+    if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
+        return Err(fields.fault("hidden_act", format!("{act:?} is not supported (silu is)")));
+    }
+    if let Some(part) = fields.number("partial_rotary_factor")?.filter(|part| *part != 1.0) {
+        let reason = format!("{part} is not supported (whole heads are rotated)");
+        return Err(fields.fault("partial_rotary_factor", reason));
+    }
+    Ok(())
+}
+
+fn head_dim(
+    fields: &Fields<'_>,
+    architecture: Architecture,
+    hidden_size: usize,
+    num_heads: usize,
+) -> Result<usize, Malformed> {
+    if let Some(dim) = fields.count("head_dim", limits::HEAD_DIM)? {
+        return Ok(dim);
+    }
+    if architecture == Architecture::Qwen3 && !fields.has("head_dim") {
+        return Ok(128);
+    }
+    let dim = hidden_size / num_heads;
+    if hidden_size % num_heads != 0 || dim > limits::HEAD_DIM {
+        let reason = format!("{num_heads} heads do not fit hidden_size {hidden_size}");
+        return Err(fields.fault("num_attention_heads", reason));
+    }
+    Ok(dim)
+}
+
+/// The attention window of each layer.
+fn windows(
+    fields: &Fields<'_>,
+    architecture: Architecture,
+    num_layers: usize,
+) -> Result<Vec<Option<usize>>, Malformed> {
+    let size = match architecture {
+        Architecture::Llama => None,
+        // Version 0.1 had a window and later ones say null; the class default is 4,096.
+        Architecture::Mistral if !fields.has("sliding_window") => Some(4096),
+        Architecture::Mistral => fields.count("sliding_window", usize::MAX)?,
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            if fields.flag("use_sliding_window")? == Some(true) {
+                if !fields.has("sliding_window") {
+                    Some(4096)
+                } else {
+                    fields.count("sliding_window", usize::MAX)?
+                }
+            } else {
+                None
+            }
+        }
+    };
+    let first_sliding = match architecture {
+        Architecture::Llama | Architecture::Mistral => 0,
+        // 0 is a valid number of layers without a window, which `count` does not take.
+        Architecture::Qwen2 | Architecture::Qwen3 => match fields.get("max_window_layers") {
+            Some(value) if value.as_u64() == Some(0) => 0,
+            _ => fields.count("max_window_layers", usize::MAX)?.unwrap_or(28),
+        },
+    };
+    let by_rule = |layer: usize| size.filter(|_| layer >= first_sliding);
+    let Some(types) = fields.texts("layer_types")? else {
+        return Ok((0..num_layers).map(by_rule).collect());
+    };
+    if types.len() != num_layers {
+        let reason = format!("lists {} layers of {num_layers}", types.len());
+        return Err(fields.fault("layer_types", reason));
+    }
+    let listed = types.iter().map(|kind| match (*kind, size) {
+        ("full_attention", _) => Ok(None),
+        ("sliding_attention", Some(size)) => Ok(Some(size)),
+        ("sliding_attention", None) => {
+            Err(fields.fault("layer_types", "has a sliding layer, but there is no window"))
+        }
+        (other, _) => {
+            let reason =
+                format!("{other:?} is not supported (full_attention, sliding_attention are)");
+            Err(fields.fault("layer_types", reason))
+        }
+    });
+    let listed: Vec<Option<usize>> = listed.collect::<Result<_, _>>()?;
+    // transformers' Llama and Mistral do not read the list, so one that differs would not be computed.
+    let unread = matches!(architecture, Architecture::Llama | Architecture::Mistral);
+    if unread && listed != (0..num_layers).map(by_rule).collect::<Vec<_>>() {
+        let reason = format!("contradicts what {} computes", architecture.name());
+        return Err(fields.fault("layer_types", reason));
+    }
+    Ok(listed)
+}
+
+/// Old files have `rope_theta` and `rope_scaling`; since transformers 5 both are in `rope_parameters`.
+fn rope(fields: &Fields<'_>, trained: usize) -> Result<RopeConfig, Malformed> {
+    let parameters = match fields.object("rope_scaling", "rope_scaling.")? {
+        Some(scaling) => Some(scaling),
+        None => fields.object("rope_parameters", "rope_parameters.")?,
+    };
+    let outer_theta = fields.number("rope_theta")?.unwrap_or(10_000.0);
+    let Some(parameters) = parameters else {
+        return Ok(RopeConfig { theta: outer_theta, scaling: Scaling::None });
+    };
+    if let Some(part) = parameters.number("partial_rotary_factor")?.filter(|part| *part != 1.0) {
+        let reason = format!("{part} is not supported (whole heads are rotated)");
+        return Err(parameters.fault("partial_rotary_factor", reason));
+    }
+    let nested = |name: &&str| parameters.get(name).is_some_and(Value::is_object);
+    if let Some(name) = parameters.names().find(nested) {
+        return Err(parameters.fault(name, "parameters per layer type are not supported"));
+    }
+    let theta = parameters.number("rope_theta")?.unwrap_or(outer_theta);
+    let original = || -> Result<f64, Malformed> {
+        let name = "original_max_position_embeddings";
+        // The outer field wins over the inner one, and both over the trained length.
+        let outer = fields.count(name, limits::CONTEXT)?;
+        let inner = parameters.count(name, limits::CONTEXT)?;
+        Ok(outer.or(inner).unwrap_or(trained) as f64)
+    };
+    let kind_field = if parameters.get("rope_type").is_some() { "rope_type" } else { "type" };
+    let scaling = match parameters.text(kind_field)?.unwrap_or("default") {
+        "default" => Scaling::None,
+        "linear" => Scaling::Linear { factor: parameters.required_number("factor")? },
+        "dynamic" => {
+            parameters.required_number("factor")?;
+            Scaling::DynamicNtk
+        }
+        "llama3" => Scaling::Llama3 {
+            factor: parameters.required_number("factor")?,
+            low_freq_factor: parameters.required_number("low_freq_factor")?,
+            high_freq_factor: parameters.required_number("high_freq_factor")?,
+            original_context: original()?,
+        },
+        "yarn" => yarn(&parameters, original()?, trained)?,
+        other => {
+            let reason =
+                format!("{other:?} is not supported (default, linear, dynamic, llama3, yarn are)");
+            return Err(parameters.fault(kind_field, reason));
+        }
+    };
+    Ok(RopeConfig { theta, scaling })
+}
+
+fn yarn(
+    parameters: &Fields<'_>,
+    original_context: f64,
+    trained: usize,
+) -> Result<Scaling, Malformed> {
+    let factor = match parameters.number("factor")? {
+        Some(factor) => factor,
+        None => trained as f64 / original_context,
+    };
+    // Python's truth: 0 counts as not given.
+    let given = |name: &str| -> Result<Option<f64>, Malformed> {
+        Ok(parameters.number(name)?.filter(|value| *value != 0.0))
+    };
+    let attention_factor = match parameters.number("attention_factor")? {
+        Some(attention_factor) => attention_factor,
+        None => match (given("mscale")?, given("mscale_all_dim")?) {
+            (Some(mscale), Some(all_dim)) => {
+                yarn_mscale(factor, mscale) / yarn_mscale(factor, all_dim)
+            }
+            _ => yarn_mscale(factor, 1.0),
+        },
+    };
+    Ok(Scaling::Yarn {
+        factor,
+        original_context,
+        attention_factor,
+        beta_fast: given("beta_fast")?.unwrap_or(32.0),
+        beta_slow: given("beta_slow")?.unwrap_or(1.0),
+        truncate: parameters.flag("truncate")?.unwrap_or(true),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+/// A small valid config.json.
+fn base() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 172,
+        "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "vocab_size": 512, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "rope_scaling": null, "hidden_act": "silu", "eos_token_id": 2
+    })
+}
+
+/// [`base`] with some fields replaced.
+fn with(fields: Value) -> Result<Config, Malformed> {
+    let mut config = base();
+    for (name, value) in fields.as_object().unwrap() {
+        config[name] = value.clone();
+    }
+    parse(config.to_string().as_bytes())
+}
+
+/// The field that [`base`] with some fields replaced is refused for.
+fn refused(fields: Value) -> String {
+    with(fields).unwrap_err().field
+}
+
+#[test]
+fn a_plain_llama() {
+    let config = with(json!({})).unwrap();
+    assert_eq!((config.head_dim, config.num_kv_heads, config.vocab_size), (8, 4, 512));
+    assert_eq!(config.rope, RopeConfig { theta: 10_000.0, scaling: Scaling::None });
+    assert_eq!(
+        (config.qkv_bias, config.o_bias, config.mlp_bias),
+        (Bias::Absent, Bias::Absent, Bias::Absent)
+    );
+    assert_eq!(config.tied, Some(false));
+    assert_eq!(config.windows, [None; 3]);
+    assert_eq!(config.eos_token_ids, [2]);
+}
+
+#[test]
+fn options_of_llama() {
+    let config = with(json!({"attention_bias": true, "mlp_bias": true, "head_dim": 20,
+        "num_key_value_heads": null, "tie_word_embeddings": true, "eos_token_id": [1, 2]}))
+    .unwrap();
+    assert_eq!(
+        (config.qkv_bias, config.o_bias, config.mlp_bias),
+        (Bias::Present, Bias::Present, Bias::Present)
+    );
+    assert_eq!((config.head_dim, config.num_kv_heads), (20, 8));
+    assert_eq!((config.tied, config.eos_token_ids), (Some(true), vec![1, 2]));
+}
+
+#[test]
+fn the_class_defaults_of_each_architecture() {
+    let mistral = with(json!({"architectures": ["MistralForCausalLM"]})).unwrap();
+    assert_eq!(mistral.windows, [Some(4096); 3]);
+    let mistral =
+        with(json!({"architectures": ["MistralForCausalLM"], "sliding_window": null})).unwrap();
+    assert_eq!(mistral.windows, [None; 3]);
+    let qwen2 = with(json!({"architectures": ["Qwen2ForCausalLM"]})).unwrap();
+    assert_eq!((qwen2.qkv_bias, qwen2.o_bias), (Bias::Present, Bias::Absent));
+    let qwen3 = with(json!({"architectures": ["Qwen3ForCausalLM"]})).unwrap();
+    assert_eq!((qwen3.head_dim, qwen3.qk_norm), (128, true));
+    let by_type = with(json!({"architectures": null, "model_type": "qwen3", "head_dim": 8}));
+    assert_eq!(by_type.unwrap().architecture, Architecture::Qwen3);
+}
+
+#[test]
+fn the_windows_of_qwen() {
+    let qwen = |fields: Value| {
+        let mut all = json!({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 16});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    assert_eq!(qwen(json!({})).unwrap().windows, [None; 3]);
+    let on = qwen(json!({"use_sliding_window": true, "max_window_layers": 1})).unwrap();
+    assert_eq!(on.windows, [None, Some(16), Some(16)]);
+    let all = qwen(json!({"use_sliding_window": true, "max_window_layers": 0})).unwrap();
+    assert_eq!(all.windows, [Some(16); 3]);
+    let types = json!(["sliding_attention", "full_attention", "sliding_attention"]);
+    let listed = qwen(json!({"use_sliding_window": true, "layer_types": types})).unwrap();
+    assert_eq!(listed.windows, [Some(16), None, Some(16)]);
+    assert!(qwen(json!({"layer_types": types})).is_err());
+    assert!(qwen(json!({"layer_types": ["full_attention"]})).is_err());
+    assert!(qwen(json!({"layer_types": ["a", "b", "c"]})).is_err());
+    let llama = json!({"layer_types": ["full_attention", "full_attention", "full_attention"]});
+    assert!(with(llama).is_ok());
+}
+
+#[test]
+fn both_places_of_the_rope_parameters() {
+    let new = with(json!({"rope_theta": null,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}));
+    assert_eq!(new.unwrap().rope, RopeConfig { theta: 5e5, scaling: Scaling::None });
+    let old = with(json!({"rope_scaling": {"type": "linear", "factor": 2}})).unwrap();
+    assert_eq!(old.rope.scaling, Scaling::Linear { factor: 2.0 });
+    assert_eq!(old.max_model_len, 1024);
+    let dynamic = with(json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}})).unwrap();
+    assert_eq!((dynamic.rope.scaling, dynamic.max_model_len), (Scaling::DynamicNtk, 512));
+}
+
+#[test]
+fn llama3_and_yarn() {
+    let llama3 = with(json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}));
+    let want = Scaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 64.0,
+    };
+    assert_eq!(llama3.unwrap().rope.scaling, want);
+    let yarn = with(json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0,
+        "original_max_position_embeddings": 128}}))
+    .unwrap();
+    assert_eq!(yarn.max_model_len, 512);
+    let Scaling::Yarn { attention_factor, beta_fast, beta_slow, truncate, .. } = yarn.rope.scaling
+    else {
+        panic!("{:?}", yarn.rope)
+    };
+    assert!((attention_factor - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    assert_eq!((beta_fast, beta_slow, truncate), (32.0, 1.0, true));
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    assert_eq!(refused(json!({"architectures": ["PhiForCausalLM"]})), "architectures");
+    assert_eq!(refused(json!({"architectures": []})), "architectures");
+    assert_eq!(refused(json!({"hidden_act": "gelu"})), "hidden_act");
+    assert_eq!(refused(json!({"quantization_config": {"bits": 4}})), "quantization_config");
+    assert_eq!(refused(json!({"partial_rotary_factor": 0.5})), "partial_rotary_factor");
+    assert_eq!(
+        refused(json!({"rope_scaling": {"rope_type": "longrope"}})),
+        "rope_scaling.rope_type"
+    );
+    assert_eq!(refused(json!({"rope_scaling": {"type": "su"}})), "rope_scaling.type");
+    assert_eq!(
+        refused(json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}})),
+        "rope_parameters.full_attention"
+    );
+}
+
+#[test]
+fn wrong_values_are_named() {
+    assert_eq!(refused(json!({"hidden_size": null})), "hidden_size");
+    assert_eq!(refused(json!({"hidden_size": 0})), "hidden_size");
+    assert_eq!(refused(json!({"hidden_size": -1})), "hidden_size");
+    assert_eq!(refused(json!({"hidden_size": 1e30})), "hidden_size");
+    assert_eq!(refused(json!({"hidden_size": "64"})), "hidden_size");
+    assert_eq!(refused(json!({"num_hidden_layers": u64::MAX})), "num_hidden_layers");
+    assert_eq!(refused(json!({"num_attention_heads": 7})), "num_attention_heads");
+    assert_eq!(refused(json!({"num_key_value_heads": 3})), "num_key_value_heads");
+    assert_eq!(refused(json!({"head_dim": 7})), "head_dim");
+    assert_eq!(refused(json!({"vocab_size": 1u64 << 40})), "vocab_size");
+    assert_eq!(refused(json!({"rms_norm_eps": -1.0})), "rms_norm_eps");
+    assert_eq!(refused(json!({"rope_theta": 0.0})), "rope_theta");
+    assert_eq!(refused(json!({"eos_token_id": "x"})), "eos_token_id");
+    assert_eq!(refused(json!({"tie_word_embeddings": 1})), "tie_word_embeddings");
+    assert_eq!(refused(json!({"rope_scaling": {"type": "linear"}})), "rope_scaling.factor");
+    assert_eq!(refused(json!({"rope_scaling": {"type": "linear", "factor": 0}})), "rope factor");
+    assert_eq!(refused(json!({"rope_scaling": 3})), "rope_scaling");
+    assert_eq!(
+        refused(json!({"rope_scaling": {"type": "linear", "factor": 1e30}})),
+        "max_position_embeddings"
+    );
+    assert!(parse(b"").is_err());
+    assert!(parse(b"[]").is_err());
+    assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+}
+
+/// Any JSON value a field could hold.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z_]{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::hash_map("[a-z_]{1,8}", inner, 0..4)
+                .prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes);
+    }
+
+    #[test]
+    fn any_value_in_any_field_gives_an_answer(
+        field in prop::sample::select(vec![
+            "architectures", "model_type", "hidden_size", "num_hidden_layers", "rope_theta",
+            "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_scaling",
+            "rope_parameters", "max_position_embeddings", "rms_norm_eps", "eos_token_id",
+            "sliding_window", "layer_types", "max_window_layers", "tie_word_embeddings",
+        ]),
+        value in any_json(),
+    ) {
+        let _ = with(json!({ field: value }));
+    }
+
+    #[test]
+    fn any_rope_numbers_give_finite_frequencies_or_an_error(
+        kind in prop::sample::select(vec!["default", "linear", "dynamic", "llama3", "yarn"]),
+        theta in any::<f64>(), factor in any::<f64>(), low in any::<f64>(), high in any::<f64>(),
+        original in 0u64..1_000_000,
+    ) {
+        let parsed = with(json!({"rope_theta": theta, "rope_scaling": {
+            "rope_type": kind, "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+            "original_max_position_embeddings": original, "beta_fast": low, "beta_slow": high}}));
+        if let Ok(config) = parsed {
+            let _ = crate::rope::Rope::new(&config.rope, config.head_dim);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The network: a decoder of normalised attention and gated feed-forward layers (Llama's, and with a
+//! few options Mistral's, Qwen2's and Qwen3's).
+//!
+//! Activations are f32; weights stay in the format they were stored in, packed. Every operator works on
+//! rows independently, so a row's result does not depend on what else is in the step. Nothing here
+//! knows files, names or requests; a step's indices have been checked before it gets here.
+
+use wharf_kernels::{
+    activation,
+    attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention},
+    isa::Isa,
+    matmul::{PackedMatrix, matmul},
+    norm,
+    quant::{Format, dequantize},
+    rope::rotate,
+    team::Team,
+};
+
+use crate::{batch::Batch, mmap::MappedFile, rope::Rope, rows};
+
+/// y = x · Wᵀ + b.
+pub(crate) struct Linear {
+    /// `[out, in]`
+    pub(crate) weight: PackedMatrix,
+    /// `[out]`
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// The embedding matrix, read row by row from the mapped file.
+pub(crate) struct Embedding {
+    pub(crate) file: MappedFile,
+    /// Where in the file the matrix `[vocab_size, hidden_size]` begins.
+    pub(crate) start: usize,
+    pub(crate) row_bytes: usize,
+    pub(crate) format: Format,
+}
+
+impl Embedding {
+    /// Decodes the row of `token` into `out`, `[hidden_size]`.
+    fn read(&self, token: u32, out: &mut [f32]) {
+        let start = self.start + token as usize * self.row_bytes;
+        dequantize(self.format, &self.file.bytes()[start..start + self.row_bytes], out);
+    }
+}
+
+/// One decoder layer.
+pub(crate) struct Layer {
+    /// `[hidden_size]`
+    pub(crate) attention_norm: Vec<f32>,
+    /// `[num_heads * head_dim, hidden_size]`
+    pub(crate) query: Linear,
+    /// `[num_kv_heads * head_dim, hidden_size]`
+    pub(crate) key: Linear,
+    /// `[num_kv_heads * head_dim, hidden_size]`
+    pub(crate) value: Linear,
+    /// Per-head norms of queries and keys, `[head_dim]` each.
+    pub(crate) query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
+    /// `[hidden_size, num_heads * head_dim]`
+    pub(crate) attention_output: Linear,
+    /// A token sees itself and the `window - 1` before it.
+    pub(crate) window: Option<usize>,
+    /// `[hidden_size]`
+    pub(crate) feed_forward_norm: Vec<f32>,
+    /// `[intermediate_size, hidden_size]`
+    pub(crate) gate: Linear,
+    /// `[intermediate_size, hidden_size]`
+    pub(crate) up: Linear,
+    /// `[hidden_size, intermediate_size]`
+    pub(crate) down: Linear,
+}
+
+/// The whole network.
+pub(crate) struct Decoder {
+    pub(crate) hidden_size: usize,
+    pub(crate) num_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) rms_norm_eps: f32,
+    pub(crate) rope: Rope,
+    pub(crate) embedding: Embedding,
+    pub(crate) layers: Vec<Layer>,
+    /// `[hidden_size]`
+    pub(crate) final_norm: Vec<f32>,
+    /// `[vocab_size, hidden_size]`
+    pub(crate) output: PackedMatrix,
+}
+
+/// What kernels run on.
+#[derive(Clone, Copy)]
+pub(crate) struct Compute<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) team: &'a Team,
+}
+
+/// Memory of a step, kept from one to the next. Each holds as many rows as the largest step so far.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// The residual stream, `[rows, hidden_size]`.
+    hidden: Vec<f32>,
+    /// What goes into a layer, and comes out to be added, `[rows, hidden_size]`.
+    normed: Vec<f32>,
+    /// `[rows, num_heads, head_dim]`
+    query: Vec<f32>,
+    /// `[rows, num_kv_heads, head_dim]`
+    key: Vec<f32>,
+    /// `[rows, num_kv_heads, head_dim]`
+    value: Vec<f32>,
+    /// `[rows, num_heads, head_dim]`
+    attended: Vec<f32>,
+    /// `[rows, intermediate_size]`
+    gate: Vec<f32>,
+    /// `[rows, intermediate_size]`
+    up: Vec<f32>,
+    /// `[rows, head_dim / 2]`
+    cos: Vec<f32>,
+    /// `[rows, head_dim / 2]`
+    sin: Vec<f32>,
+    attention: AttentionScratch,
+}
+
+/// A step under way.
+struct Step<'a> {
+    compute: Compute<'a>,
+    rows: usize,
+    sequences: &'a [SequenceRows<'a>],
+}
+
+impl Linear {
+    /// `out[rows, out]` = `x[rows, in]` through the layer.
+    fn forward(&self, compute: Compute<'_>, x: &[f32], rows: usize, out: &mut [f32]) {
+        matmul(compute.isa, compute.team, x, rows, &self.weight, out);
+        if let Some(bias) = &self.bias {
+            for row in out.chunks_exact_mut(bias.len()) {
+                activation::add(compute.isa, row, bias);
+            }
+        }
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| bias.len() * size_of::<f32>())
+    }
+}
+
+/// The first `len` values of a buffer that grows when it must and never shrinks.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+impl Decoder {
+    /// Runs a checked batch; `logits` becomes `[logits_rows.len(), vocab_size]`.
+    pub(crate) fn forward(
+        &self,
+        compute: Compute<'_>,
+        cache: &mut KvCache,
+        scratch: &mut Scratch,
+        batch: &Batch,
+        logits: &mut Vec<f32>,
+    ) {
+        let wanted = batch.logits_rows.len();
+        logits.resize(wanted * self.output.rows(), 0.0);
+        if batch.tokens.is_empty() {
+            return;
+        }
+        // The one allocation of a step: a few words per sequence, which borrow from the batch.
+        let sequences: Vec<SequenceRows<'_>> = batch
+            .sequences
+            .iter()
+            .map(|sequence| SequenceRows {
+                first_row: sequence.first_row,
+                num_rows: sequence.num_rows,
+                start: sequence.start,
+                block_table: &sequence.block_table,
+            })
+            .collect();
+        let step = Step { compute, rows: batch.tokens.len(), sequences: &sequences };
+        self.embed(&step, scratch, &batch.tokens);
+        self.rotations(&step, scratch);
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.attention(&step, index, layer, cache, scratch);
+            self.feed_forward(&step, layer, scratch);
+        }
+        if wanted > 0 {
+            self.logits(compute, scratch, &batch.logits_rows, logits);
+        }
+    }
+
+    /// hidden = the tokens' embeddings.
+    fn embed(&self, step: &Step<'_>, scratch: &mut Scratch, tokens: &[u32]) {
+        let hidden = sized(&mut scratch.hidden, step.rows * self.hidden_size);
+        for (row, token) in hidden.chunks_exact_mut(self.hidden_size).zip(tokens) {
+            self.embedding.read(*token, row);
+        }
+    }
+
+    /// Cosines and sines of every row's position, the same for all layers and heads.
+    fn rotations(&self, step: &Step<'_>, scratch: &mut Scratch) {
+        scratch.cos.clear();
+        scratch.sin.clear();
+        for sequence in step.sequences {
+            for position in sequence.start..sequence.start + sequence.num_rows {
+                self.rope.push_row(position, &mut scratch.cos, &mut scratch.sin);
+            }
+        }
+    }
+
+    /// hidden += attention(norm(hidden)).
+    fn attention(
+        &self,
+        step: &Step<'_>,
+        index: usize,
+        layer: &Layer,
+        cache: &mut KvCache,
+        scratch: &mut Scratch,
+    ) {
+        let (compute, rows) = (step.compute, step.rows);
+        let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
+        let normed = sized(&mut scratch.normed, rows * self.hidden_size);
+        let query = sized(&mut scratch.query, rows * layer.query.weight.rows());
+        let key = sized(&mut scratch.key, rows * layer.key.weight.rows());
+        let value = sized(&mut scratch.value, rows * layer.value.weight.rows());
+        let attended = sized(&mut scratch.attended, query.len());
+
+        rows::rms_norm(compute, hidden, &layer.attention_norm, self.rms_norm_eps, normed);
+        layer.query.forward(compute, normed, rows, query);
+        layer.key.forward(compute, normed, rows, key);
+        layer.value.forward(compute, normed, rows, value);
+        if let Some((query_norm, key_norm)) = &layer.query_key_norms {
+            norm::rms_norm_in_place(compute.isa, query, query_norm, self.rms_norm_eps);
+            norm::rms_norm_in_place(compute.isa, key, key_norm, self.rms_norm_eps);
+        }
+        self.rotate(rows, query, &scratch.cos, &scratch.sin);
+        self.rotate(rows, key, &scratch.cos, &scratch.sin);
+
+        cache.write(compute.isa, compute.team, index, step.sequences, key, value);
+        attention(
+            compute.isa,
+            compute.team,
+            AttentionShape {
+                num_heads: self.num_heads,
+                scale: (self.head_dim as f32).sqrt().recip(),
+                window: layer.window,
+            },
+            cache,
+            index,
+            step.sequences,
+            query,
+            &mut scratch.attention,
+            attended,
+        );
+        layer.attention_output.forward(compute, attended, rows, normed);
+        activation::add(compute.isa, hidden, normed);
+    }
+
+    /// Rotates every head of `x`, `[rows, heads, head_dim]`, by its row's position.
+    fn rotate(&self, rows: usize, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        let half = self.rope.half_dim();
+        let width = x.len() / rows;
+        let rotations = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(rotations) {
+            rotate(row, self.head_dim, cos, sin);
+        }
+    }
+
+    /// hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))).
+    fn feed_forward(&self, step: &Step<'_>, layer: &Layer, scratch: &mut Scratch) {
+        let (compute, rows) = (step.compute, step.rows);
+        let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
+        let normed = sized(&mut scratch.normed, rows * self.hidden_size);
+        let gate = sized(&mut scratch.gate, rows * layer.gate.weight.rows());
+        let up = sized(&mut scratch.up, rows * layer.up.weight.rows());
+
+        rows::rms_norm(compute, hidden, &layer.feed_forward_norm, self.rms_norm_eps, normed);
+        layer.gate.forward(compute, normed, rows, gate);
+        layer.up.forward(compute, normed, rows, up);
+        rows::silu_mul(compute, rows, gate, up);
+        layer.down.forward(compute, gate, rows, normed);
+        activation::add(compute.isa, hidden, normed);
+    }
+
+    /// `logits[i]` = output(norm(hidden[wanted[i]])).
+    fn logits(
+        &self,
+        compute: Compute<'_>,
+        scratch: &mut Scratch,
+        wanted: &[usize],
+        logits: &mut [f32],
+    ) {
+        let width = self.hidden_size;
+        let normed = sized(&mut scratch.normed, wanted.len() * width);
+        for (out, row) in normed.chunks_exact_mut(width).zip(wanted) {
+            let hidden = &scratch.hidden[row * width..(row + 1) * width];
+            norm::rms_norm(compute.isa, hidden, &self.final_norm, self.rms_norm_eps, out);
+        }
+        matmul(compute.isa, compute.team, normed, wanted.len(), &self.output, logits);
+    }
+
+    /// Bytes of weights held, the mapped embedding included.
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = |values: &[f32]| size_of_val(values);
+        let layers = self.layers.iter().map(|layer| {
+            let linears = [
+                &layer.query,
+                &layer.key,
+                &layer.value,
+                &layer.attention_output,
+                &layer.gate,
+                &layer.up,
+                &layer.down,
+            ];
+            let norms = floats(&layer.attention_norm) + floats(&layer.feed_forward_norm);
+            linears.iter().map(|linear| linear.bytes()).sum::<usize>() + norms
+        });
+        let embedding = self.output.rows() * self.embedding.row_bytes;
+        layers.sum::<usize>() + embedding + self.output.bytes() + floats(&self.final_norm)
+    }
+}

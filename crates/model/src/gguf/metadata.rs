@@ -1,0 +1,346 @@
+//! What a GGUF file's metadata says: the network's shape, the vocabulary, the chat template.
+//!
+//! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md> and llama.cpp's `llama-arch.cpp`.
+//! Every key under the architecture's own prefix is either understood here or refused: one that we
+//! passed over could be one that changes the result.
+
+use std::collections::BTreeSet;
+
+use super::{Array, Gguf, Value};
+use crate::{
+    GgufVocabulary,
+    config::{Architecture, Bias, Config, limits, scaled_context},
+    error::Malformed,
+    rope::{RopeConfig, Scaling, yarn_mscale},
+};
+
+/// Texts of control tokens that end a turn. Older files name one end token only, where the model was
+/// trained to end with any of these; llama.cpp finds them by their text too.
+const END_TEXTS: [&str; 5] =
+    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"];
+
+/// `tokenizer.ggml.token_type` of a control token.
+const CONTROL: u32 = 3;
+
+/// Typed access to the keys under one prefix; remembers which were asked for.
+struct Keys<'g, 'a> {
+    gguf: &'g Gguf<'a>,
+    prefix: String,
+    asked: BTreeSet<String>,
+}
+
+impl<'g, 'a> Keys<'g, 'a> {
+    fn new(gguf: &'g Gguf<'a>, prefix: &str) -> Self {
+        Self { gguf, prefix: prefix.to_owned(), asked: BTreeSet::new() }
+    }
+
+    fn get(&mut self, name: &str) -> (String, Option<&'g Value<'a>>) {
+        let key = format!("{}.{name}", self.prefix);
+        self.asked.insert(key.clone());
+        let value = self.gguf.get(&key);
+        (key, value)
+    }
+
+    /// A whole number of at most `most`; `None` if there is no such key.
+    fn whole(&mut self, name: &str, most: usize) -> Result<Option<usize>, Malformed> {
+        let (key, value) = self.get(name);
+        let Some(value) = value else { return Ok(None) };
+        match value.as_u64() {
+            Some(n) if n <= most as u64 => Ok(Some(n as usize)),
+            _ if matches!(value, Value::Array(_)) => {
+                Err(Malformed::new(key, "a value per layer is not supported"))
+            }
+            _ => Err(Malformed::new(key, format!("must be a whole number of at most {most}"))),
+        }
+    }
+
+    /// As [`Keys::whole`], at least 1.
+    fn count(&mut self, name: &str, most: usize) -> Result<Option<usize>, Malformed> {
+        match self.whole(name, most)? {
+            Some(0) => Err(Malformed::new(self.get(name).0, "must not be 0")),
+            count => Ok(count),
+        }
+    }
+
+    fn required_count(&mut self, name: &str, most: usize) -> Result<usize, Malformed> {
+        let count = self.count(name, most)?;
+        count.ok_or_else(|| Malformed::new(self.get(name).0, "is missing"))
+    }
+
+    fn number(&mut self, name: &str) -> Result<Option<f64>, Malformed> {
+        let (key, value) = self.get(name);
+        let Some(value) = value else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(Malformed::new(key, "must be a finite number")),
+        }
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<&'a str>, Malformed> {
+        let (key, value) = self.get(name);
+        let Some(value) = value else { return Ok(None) };
+        value.as_text().map(Some).ok_or_else(|| Malformed::new(key, "must be a string"))
+    }
+
+    fn flag(&mut self, name: &str) -> Result<Option<bool>, Malformed> {
+        let (key, value) = self.get(name);
+        match value {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(Malformed::new(key, "must be a truth value")),
+        }
+    }
+
+    fn id(&mut self, name: &str) -> Result<Option<u32>, Malformed> {
+        Ok(self.whole(name, u32::MAX as usize)?.map(|id| id as u32))
+    }
+
+    fn array(&mut self, name: &str) -> Result<Option<Array<'a>>, Malformed> {
+        let (key, value) = self.get(name);
+        match value {
+            None => Ok(None),
+            Some(Value::Array(array)) => Ok(Some(*array)),
+            Some(_) => Err(Malformed::new(key, "must be an array")),
+        }
+    }
+
+    /// The elements of an array, each turned by `read`; empty if there is no such key.
+    fn list<T>(
+        &mut self,
+        name: &str,
+        what: &str,
+        read: impl Fn(Value<'a>) -> Option<T>,
+    ) -> Result<Vec<T>, Malformed> {
+        let Some(array) = self.array(name)? else { return Ok(Vec::new()) };
+        let list: Option<Vec<T>> = array.values().map(read).collect();
+        list.ok_or_else(|| Malformed::new(self.get(name).0, format!("must hold {what} only")))
+    }
+
+    /// Refuses keys under the prefix that nobody has asked for.
+    fn refuse_others(&self) -> Result<(), Malformed> {
+        let prefix = format!("{}.", self.prefix);
+        let other =
+            self.gguf.keys().find(|key| key.starts_with(&prefix) && !self.asked.contains(*key));
+        match other {
+            Some(key) => Err(Malformed::new(key, "is not supported")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn architecture(gguf: &Gguf<'_>) -> Result<(Architecture, &'static str), Malformed> {
+    let key = "general.architecture";
+    match gguf.get(key).and_then(Value::as_text) {
+        Some("llama") => Ok((Architecture::Llama, "llama")),
+        Some("qwen2") => Ok((Architecture::Qwen2, "qwen2")),
+        Some("qwen3") => Ok((Architecture::Qwen3, "qwen3")),
+        Some(other) => {
+            let reason = format!("{other:?} is not supported (llama, qwen2, qwen3 are)");
+            Err(Malformed::new(key, reason))
+        }
+        None => Err(Malformed::new(key, "is missing")),
+    }
+}
+
+/// The network's shape, and the ids that end a generation.
+///
+/// The vocabulary's size is 0 where the file leaves it to the embedding tensor.
+pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
+    if gguf.get("split.count").and_then(Value::as_u64).is_some_and(|parts| parts > 1) {
+        let reason = "a model split into several GGUF files is not supported (merge them first)";
+        return Err(Malformed::new("split.count", reason));
+    }
+    let (architecture, prefix) = architecture(gguf)?;
+    let mut keys = Keys::new(gguf, prefix);
+    let hidden_size = keys.required_count("embedding_length", limits::HIDDEN)?;
+    let num_layers = keys.required_count("block_count", limits::LAYERS)?;
+    let num_heads = keys.required_count("attention.head_count", limits::HEADS)?;
+    let head_dim = head_dim(&mut keys, hidden_size, num_heads)?;
+    let trained = keys.required_count("context_length", limits::CONTEXT)?;
+    let rope = rope(&mut keys, trained)?;
+    let window = keys.whole("attention.sliding_window", usize::MAX)?.filter(|size| *size > 0);
+    if keys.whole("expert_count", usize::MAX)?.unwrap_or(0) > 0 {
+        return Err(Malformed::new(keys.get("expert_count").0, "experts are not supported"));
+    }
+    keys.whole("expert_used_count", 0)?;
+    if keys.flag("attention.causal")? == Some(false) {
+        let reason = "attention that is not causal is not supported";
+        return Err(Malformed::new(keys.get("attention.causal").0, reason));
+    }
+    // How the converter laid the file out, of which there is one way today.
+    keys.text("tensor_data_layout")?;
+    let biases = if architecture == Architecture::Llama { Bias::IfInFile } else { Bias::Absent };
+    let config = Config {
+        architecture,
+        hidden_size,
+        intermediate_size: keys.required_count("feed_forward_length", limits::INTERMEDIATE)?,
+        num_layers,
+        num_heads,
+        num_kv_heads: keys.count("attention.head_count_kv", limits::HEADS)?.unwrap_or(num_heads),
+        head_dim,
+        vocab_size: vocab_size(gguf, &mut keys)?,
+        max_model_len: scaled_context(trained, &rope.scaling),
+        rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
+            Malformed::new(keys.get("attention.layer_norm_rms_epsilon").0, "is missing")
+        })? as f32,
+        rope,
+        qkv_bias: if architecture == Architecture::Qwen2 { Bias::Present } else { biases },
+        o_bias: biases,
+        mlp_bias: biases,
+        qk_norm: architecture == Architecture::Qwen3,
+        tied: None,
+        windows: vec![window; num_layers],
+        eos_token_ids: end_of_generation(gguf)?,
+    };
+    keys.refuse_others()?;
+    config.check()?;
+    Ok(config)
+}
+
+fn head_dim(
+    keys: &mut Keys<'_, '_>,
+    hidden_size: usize,
+    num_heads: usize,
+) -> Result<usize, Malformed> {
+    let dim = match keys.count("attention.key_length", limits::HEAD_DIM)? {
+        Some(dim) => dim,
+        None if hidden_size % num_heads == 0 && hidden_size / num_heads <= limits::HEAD_DIM => {
+            hidden_size / num_heads
+        }
+        None => {
+            let reason = format!("{num_heads} heads do not fit embedding_length {hidden_size}");
+            return Err(Malformed::new(keys.get("attention.head_count").0, reason));
+        }
+    };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(other) = keys.count(name, limits::HEAD_DIM)?.filter(|other| *other != dim) {
+            let reason = format!("{other} is not supported with heads of {dim}");
+            return Err(Malformed::new(keys.get(name).0, reason));
+        }
+    }
+    Ok(dim)
+}
+
+/// The rotary embedding; a tensor `rope_freqs.weight`, which metadata does not mention, comes on top.
+fn rope(keys: &mut Keys<'_, '_>, trained: usize) -> Result<RopeConfig, Malformed> {
+    let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
+    // Before `rope.scaling.*` there was `rope.scale_linear`.
+    let legacy = keys.number("rope.scale_linear")?;
+    let factor = keys.number("rope.scaling.factor")?.or(legacy).filter(|factor| *factor != 0.0);
+    let original = keys.count("rope.scaling.original_context_length", limits::CONTEXT)?;
+    let attn_factor = keys.number("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    let beta_fast = keys.number("rope.scaling.yarn_beta_fast")?;
+    let beta_slow = keys.number("rope.scaling.yarn_beta_slow")?;
+    keys.flag("rope.scaling.finetuned")?;
+    let kind = keys.text("rope.scaling.type")?;
+    let scaling = match kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }) {
+        "none" => Scaling::None,
+        "linear" => match factor {
+            None => Scaling::None,
+            Some(factor) => Scaling::Linear { factor },
+        },
+        "yarn" => {
+            let factor = factor
+                .ok_or_else(|| Malformed::new(keys.get("rope.scaling.factor").0, "is missing"))?;
+            Scaling::Yarn {
+                factor,
+                original_context: original.unwrap_or(trained) as f64,
+                attention_factor: attn_factor * yarn_mscale(factor, 1.0),
+                beta_fast: beta_fast.unwrap_or(32.0),
+                beta_slow: beta_slow.unwrap_or(1.0),
+                truncate: true,
+            }
+        }
+        other => {
+            let reason = format!("{other:?} is not supported (none, linear, yarn are)");
+            return Err(Malformed::new(keys.get("rope.scaling.type").0, reason));
+        }
+    };
+    if attn_factor != 1.0 && !matches!(scaling, Scaling::Yarn { .. }) {
+        let key = keys.get("rope.scaling.attn_factor").0;
+        return Err(Malformed::new(key, "is supported with YaRN only"));
+    }
+    Ok(RopeConfig { theta, scaling })
+}
+
+/// Rows of the embedding, if the metadata says; else 0, and the embedding tensor decides.
+fn vocab_size(gguf: &Gguf<'_>, keys: &mut Keys<'_, '_>) -> Result<usize, Malformed> {
+    let stated = keys.count("vocab_size", limits::VOCAB)?;
+    let tokens = Keys::new(gguf, "tokenizer.ggml").array("tokens")?.map_or(0, |array| array.len());
+    if tokens > limits::VOCAB {
+        let reason = format!("{tokens} tokens, the limit is {}", limits::VOCAB);
+        return Err(Malformed::new("tokenizer.ggml.tokens", reason));
+    }
+    Ok(stated.unwrap_or(tokens))
+}
+
+/// `tokenizer.ggml.*`, for `text` to build a tokenizer from.
+pub fn vocabulary(gguf: &Gguf<'_>) -> Result<GgufVocabulary, Malformed> {
+    let mut keys = Keys::new(gguf, "tokenizer.ggml");
+    let model = keys.text("model")?;
+    let model = model.ok_or_else(|| Malformed::new("tokenizer.ggml.model", "is missing"))?;
+    let text = |value: Value<'_>| value.as_text().map(str::to_owned);
+    let vocabulary = GgufVocabulary {
+        model: model.to_owned(),
+        pre: keys.text("pre")?.map(str::to_owned),
+        tokens: keys.list("tokens", "strings", text)?,
+        scores: keys.list("scores", "numbers", |value| value.as_f64().map(|score| score as f32))?,
+        token_types: keys
+            .list("token_type", "whole numbers", |value| u32::try_from(value.as_u64()?).ok())?,
+        merges: keys.list("merges", "strings", text)?,
+        bos: keys.id("bos_token_id")?,
+        eos: keys.id("eos_token_id")?,
+        unk: keys.id("unknown_token_id")?,
+        add_bos: keys.flag("add_bos_token")?,
+        add_eos: keys.flag("add_eos_token")?,
+        add_space_prefix: keys.flag("add_space_prefix")?,
+    };
+    let tokens = vocabulary.tokens.len();
+    if tokens == 0 {
+        return Err(Malformed::new("tokenizer.ggml.tokens", "is missing or empty"));
+    }
+    for (name, len) in
+        [("scores", vocabulary.scores.len()), ("token_type", vocabulary.token_types.len())]
+    {
+        if len != 0 && len != tokens {
+            let reason = format!("has {len} elements for {tokens} tokens");
+            return Err(Malformed::new(format!("tokenizer.ggml.{name}"), reason));
+        }
+    }
+    let ids = [
+        ("bos_token_id", vocabulary.bos),
+        ("eos_token_id", vocabulary.eos),
+        ("unknown_token_id", vocabulary.unk),
+    ];
+    for (name, id) in ids {
+        if let Some(id) = id.filter(|id| *id as usize >= tokens) {
+            let reason = format!("{id} is not one of {tokens} tokens");
+            return Err(Malformed::new(format!("tokenizer.ggml.{name}"), reason));
+        }
+    }
+    Ok(vocabulary)
+}
+
+/// Ids that end a generation: end of sequence, of turn, of message; and control tokens that say so by
+/// their text.
+fn end_of_generation(gguf: &Gguf<'_>) -> Result<Vec<u32>, Malformed> {
+    let mut keys = Keys::new(gguf, "tokenizer.ggml");
+    let mut ids = BTreeSet::new();
+    for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        ids.extend(keys.id(name)?);
+    }
+    if let (Some(tokens), Some(types)) = (keys.array("tokens")?, keys.array("token_type")?) {
+        for (id, (token, kind)) in tokens.values().zip(types.values()).enumerate() {
+            let ends = token.as_text().is_some_and(|text| END_TEXTS.contains(&text));
+            if ends && kind.as_u64() == Some(CONTROL.into()) {
+                ids.insert(id as u32);
+            }
+        }
+    }
+    Ok(ids.into_iter().collect())
+}
+
+/// `tokenizer.chat_template`.
+pub fn chat_template(gguf: &Gguf<'_>) -> Result<Option<String>, Malformed> {
+    Ok(Keys::new(gguf, "tokenizer").text("chat_template")?.map(str::to_owned))
+}

@@ -1,0 +1,189 @@
+//! A loaded model: what the engine holds. It owns the weights, the KV cache, the threads and the memory
+//! of a step; one thread drives it. It knows nothing of requests, and never chooses a token.
+
+use std::{num::NonZeroUsize, path::Path, time::Instant};
+
+use wharf_kernels::{
+    attention::{KvCache, KvFormat, KvShape},
+    isa::Isa,
+    team::Team,
+};
+
+use crate::{
+    batch::{Batch, BatchLimits, WrittenBlocks},
+    config::Config,
+    decoder::{Compute, Decoder, Scratch},
+    directory,
+    error::{Malformed, ModelError},
+    gguf,
+    info::{GenerationDefaults, ModelInfo, TokenizerSource},
+    mmap::MappedFile,
+    plan,
+    rope::Scaling,
+    weights::{Naming, Weights},
+};
+
+/// How to load.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Kernels to use.
+    pub isa: Isa,
+    /// Threads of the forward pass.
+    pub threads: NonZeroUsize,
+}
+
+/// A loaded model: weights, its paged KV cache, its threads and its scratch memory.
+pub struct Model {
+    info: ModelInfo,
+    decoder: Decoder,
+    isa: Isa,
+    team: Team,
+    /// `None` until [`Model::allocate_kv`].
+    cache: Option<KvCache>,
+    scratch: Scratch,
+    written: WrittenBlocks,
+}
+
+/// Everything read of a model but the tensors' bytes.
+struct Files {
+    name: Option<String>,
+    config: Config,
+    weights: Weights,
+    tokenizer: TokenizerSource,
+    chat_template: Option<String>,
+    generation: GenerationDefaults,
+}
+
+impl Model {
+    /// Loads a Hugging Face directory or a GGUF file.
+    ///
+    /// # Errors
+    /// Whatever is missing, wrong or not supported, with the file and the field.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        let begun = Instant::now();
+        let mut files = if path.is_dir() { open_directory(path)? } else { open_gguf(path)? };
+        let team = Team::new(options.threads);
+        let decoder = plan::build(&mut files.config, files.weights, &team)?;
+        let config = files.config;
+        if config.rope.scaling == Scaling::DynamicNtk {
+            tracing::warn!(
+                max_model_len = config.max_model_len,
+                "dynamic RoPE scaling: served up to the trained context, where it changes nothing"
+            );
+        }
+        let info = ModelInfo {
+            name: files.name,
+            architecture: config.architecture.name().to_owned(),
+            vocab_size: config.vocab_size,
+            max_model_len: config.max_model_len,
+            num_layers: config.num_layers,
+            num_kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim,
+            eos_token_ids: config.eos_token_ids,
+            tokenizer: files.tokenizer,
+            chat_template: files.chat_template,
+            generation: files.generation,
+            weight_bytes: decoder.bytes(),
+        };
+        tracing::debug!(
+            path = %path.display(),
+            weight_bytes = info.weight_bytes,
+            milliseconds = begun.elapsed().as_millis() as u64,
+            "model loaded"
+        );
+        Ok(Self {
+            info,
+            decoder,
+            isa: options.isa,
+            team,
+            cache: None,
+            scratch: Scratch::default(),
+            written: WrittenBlocks::default(),
+        })
+    }
+
+    /// About it.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Bytes one KV block takes over all layers.
+    pub fn kv_block_bytes(&self, format: KvFormat) -> usize {
+        KvCache::block_bytes(self.info.num_layers, self.kv_shape(1, format))
+    }
+
+    /// (Re)allocates the KV cache: `num_blocks` blocks of [`BLOCK_TOKENS`](crate::BLOCK_TOKENS)
+    /// tokens. Must be called before [`Model::forward`]; what was cached before is gone.
+    pub fn allocate_kv(&mut self, num_blocks: usize, format: KvFormat) {
+        // The old cache goes first: both might not fit.
+        self.cache = None;
+        self.cache = Some(KvCache::new(self.info.num_layers, self.kv_shape(num_blocks, format)));
+    }
+
+    fn kv_shape(&self, num_blocks: usize, format: KvFormat) -> KvShape {
+        KvShape {
+            num_blocks,
+            num_kv_heads: self.info.num_kv_heads,
+            head_dim: self.info.head_dim,
+            format,
+        }
+    }
+
+    /// Runs one step; `logits` becomes `[logits_rows.len(), vocab_size]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] if the batch names tokens, positions or blocks that are not there, or no
+    /// cache was allocated. Nothing was computed then, and the cache is as it was.
+    pub fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
+        let Some(cache) = &mut self.cache else {
+            return Err(ModelError::batch("no KV cache has been allocated"));
+        };
+        let limits = BatchLimits {
+            vocab_size: self.info.vocab_size,
+            max_model_len: self.info.max_model_len,
+            num_blocks: cache.shape().num_blocks,
+        };
+        batch.check(&limits, &mut self.written)?;
+        let compute = Compute { isa: self.isa, team: &self.team };
+        self.decoder.forward(compute, cache, &mut self.scratch, batch, logits);
+        Ok(())
+    }
+}
+
+fn open_directory(path: &Path) -> Result<Files, ModelError> {
+    let directory = directory::open(path)?;
+    Ok(Files {
+        // config.json's `_name_or_path` is where somebody's disk had it, not a name.
+        name: None,
+        config: directory.config,
+        weights: directory.weights,
+        tokenizer: directory.tokenizer,
+        chat_template: directory.chat_template,
+        generation: directory.generation,
+    })
+}
+
+fn open_gguf(path: &Path) -> Result<Files, ModelError> {
+    let file = MappedFile::open(path)?;
+    if !file.bytes().starts_with(gguf::MAGIC) {
+        let reason = "is neither a GGUF file nor a Hugging Face directory";
+        return Err(Malformed::new("magic", reason).in_file(path));
+    }
+    let fault = |fault: Malformed| fault.in_file(path);
+    let parsed = gguf::parse(file.bytes()).map_err(fault)?;
+    let name = parsed.get("general.name").and_then(gguf::Value::as_text).map(str::to_owned);
+    let config = gguf::config(&parsed).map_err(fault)?;
+    let tokenizer = TokenizerSource::Gguf(gguf::vocabulary(&parsed).map_err(fault)?);
+    let chat_template = gguf::chat_template(&parsed).map_err(fault)?;
+    let tensors = parsed.tensors;
+    let mut weights = Weights::new(Naming::Gguf);
+    weights.add(file, tensors)?;
+    Ok(Files {
+        name,
+        config,
+        weights,
+        tokenizer,
+        chat_template,
+        generation: GenerationDefaults::default(),
+    })
+}

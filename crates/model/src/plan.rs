@@ -1,0 +1,279 @@
+//! From a model's tensors to its network, in two steps: first every tensor is found and its shape
+//! checked, then they are packed. A file with parts missing is refused before anything is allocated.
+
+use wharf_kernels::{matmul::PackedMatrix, team::Team};
+
+use crate::{
+    config::{Bias, Config, limits},
+    decoder::{Decoder, Embedding, Layer, Linear},
+    error::ModelError,
+    rope::{Rope, Scaling},
+    weights::{Inventory, Lent, Naming, Part, Weights},
+};
+
+/// A linear layer's tensors.
+struct LinearPlan<'w> {
+    /// `[out, in]`
+    weight: Lent<'w>,
+    /// `[out]`
+    bias: Option<Lent<'w>>,
+    /// Rows of a head, if its rows are interleaved (see [`source_row`]).
+    interleaved: Option<usize>,
+}
+
+struct LayerPlan<'w> {
+    attention_norm: Lent<'w>,
+    query: LinearPlan<'w>,
+    key: LinearPlan<'w>,
+    value: LinearPlan<'w>,
+    query_key_norms: Option<(Lent<'w>, Lent<'w>)>,
+    attention_output: LinearPlan<'w>,
+    feed_forward_norm: Lent<'w>,
+    gate: LinearPlan<'w>,
+    up: LinearPlan<'w>,
+    down: LinearPlan<'w>,
+}
+
+/// Every tensor of a network, found and checked.
+struct Plan<'w> {
+    embedding: Lent<'w>,
+    layers: Vec<LayerPlan<'w>>,
+    final_norm: Lent<'w>,
+    /// `None`: the embedding serves.
+    output: Option<Lent<'w>>,
+}
+
+/// Builds the network that `config` describes from `weights`.
+///
+/// Completes `config` where a GGUF file leaves things to its tensors: the vocabulary's size, RoPE's
+/// divisors.
+pub(crate) fn build(
+    config: &mut Config,
+    weights: Weights,
+    team: &Team,
+) -> Result<Decoder, ModelError> {
+    for file in weights.files() {
+        file.will_read_all();
+    }
+    let mut inventory = Inventory::new(&weights);
+    let plan = Plan::new(config, &mut inventory)?;
+    let rope = Rope::new(&config.rope, config.head_dim).map_err(|fault| {
+        let fault_field = fault.field.clone();
+        inventory.fault(&fault_field, fault.reason)
+    })?;
+    let packer = Packer { inventory: &inventory, weights: &weights, team };
+    let layers = plan.layers.iter().zip(&config.windows);
+    let layers = layers.map(|(layer, window)| packer.layer(layer, *window));
+    let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
+    let output = packer.matrix(plan.output.as_ref().unwrap_or(&plan.embedding), None)?;
+    let final_norm = plan.final_norm.decode();
+    if let Some(lent) = &plan.output {
+        packer.release(lent);
+    }
+    let embedding = &plan.embedding;
+    let (number, start, format) =
+        (embedding.file, embedding.info.bytes.start, embedding.info.format);
+    let row_bytes = embedding.bytes.len() / config.vocab_size;
+    Ok(Decoder {
+        hidden_size: config.hidden_size,
+        num_heads: config.num_heads,
+        head_dim: config.head_dim,
+        rms_norm_eps: config.rms_norm_eps,
+        rope,
+        embedding: Embedding { file: weights.into_file(number), start, row_bytes, format },
+        layers,
+        final_norm,
+        output,
+    })
+}
+
+impl<'w> Plan<'w> {
+    fn new(config: &mut Config, inventory: &mut Inventory<'w>) -> Result<Self, ModelError> {
+        if config.vocab_size == 0 {
+            config.vocab_size = inventory.embedding_rows().unwrap_or(0);
+        }
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embedding = inventory.weight(Part::Embedding, 0, &[vocab, hidden])?;
+        if vocab == 0 || vocab > limits::VOCAB {
+            return Err(inventory.fault(&embedding.info.name, format!("has {vocab} rows")));
+        }
+        // A layer that isn't there is noticed here, before the next one is looked for.
+        let layers: Result<_, _> =
+            (0..config.num_layers).map(|layer| LayerPlan::new(config, layer, inventory)).collect();
+        let layers = layers?;
+        let final_norm = inventory.weight(Part::FinalNorm, 0, &[hidden])?;
+        let output = match config.tied {
+            Some(true) => None,
+            Some(false) => Some(inventory.weight(Part::Output, 0, &[vocab, hidden])?),
+            None => inventory.weight_if_there(Part::Output, 0, &[vocab, hidden])?,
+        };
+        if let Some(factors) = inventory.rope_factors(config.head_dim / 2)? {
+            if config.rope.scaling != Scaling::None {
+                let reason = "is not supported beside rope.scaling";
+                return Err(inventory.fault(&factors.info.name, reason));
+            }
+            config.rope.scaling = Scaling::Factors(factors.decode());
+        }
+        inventory.refuse_others(config)?;
+        Ok(Self { embedding, layers, final_norm, output })
+    }
+}
+
+impl<'w> LayerPlan<'w> {
+    fn new(
+        config: &Config,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Self, ModelError> {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let (heads, kv_heads) =
+            (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let interleaved = (inventory.naming() == Naming::Gguf
+            && config.architecture.is_interleaved_in_gguf())
+        .then_some(config.head_dim);
+        let mut linear = |part, shape, bias, interleaved| {
+            LinearPlan::new(inventory, part, layer, shape, bias, interleaved)
+        };
+        let query = linear(Part::Query, [heads, hidden], config.qkv_bias, interleaved)?;
+        let key = linear(Part::Key, [kv_heads, hidden], config.qkv_bias, interleaved)?;
+        let value = linear(Part::Value, [kv_heads, hidden], config.qkv_bias, None)?;
+        let attention_output = linear(Part::AttentionOutput, [hidden, heads], config.o_bias, None)?;
+        let gate = linear(Part::Gate, [wide, hidden], config.mlp_bias, None)?;
+        let up = linear(Part::Up, [wide, hidden], config.mlp_bias, None)?;
+        let down = linear(Part::Down, [hidden, wide], config.mlp_bias, None)?;
+        let query_key_norms = if config.qk_norm {
+            let dim = [config.head_dim];
+            let query_norm = inventory.weight(Part::QueryNorm, layer, &dim)?;
+            Some((query_norm, inventory.weight(Part::KeyNorm, layer, &dim)?))
+        } else {
+            None
+        };
+        Ok(Self {
+            attention_norm: inventory.weight(Part::AttentionNorm, layer, &[hidden])?,
+            query,
+            key,
+            value,
+            query_key_norms,
+            attention_output,
+            feed_forward_norm: inventory.weight(Part::FeedForwardNorm, layer, &[hidden])?,
+            gate,
+            up,
+            down,
+        })
+    }
+}
+
+impl<'w> LinearPlan<'w> {
+    fn new(
+        inventory: &mut Inventory<'w>,
+        part: Part,
+        layer: usize,
+        shape: [usize; 2],
+        bias: Bias,
+        interleaved: Option<usize>,
+    ) -> Result<Self, ModelError> {
+        let weight = inventory.weight(part, layer, &shape)?;
+        let bias = match bias {
+            // One that is there all the same is found by `refuse_others`.
+            Bias::Absent => None,
+            Bias::IfInFile => inventory.bias_if_there(part, layer, shape[0])?,
+            Bias::Present => match inventory.bias_if_there(part, layer, shape[0])? {
+                Some(bias) => Some(bias),
+                None => {
+                    return Err(inventory.fault(&inventory.bias_name(part, layer), "is missing"));
+                }
+            },
+        };
+        Ok(Self { weight, bias, interleaved })
+    }
+}
+
+/// Where row `row` of a projection lies in a file that interleaves the halves of its heads.
+///
+/// GGUF files of llama have queries and keys permuted for rotation of neighbouring pairs: within a head
+/// of `dim` rows, row `2 j + p` there is row `p dim / 2 + j` of the original, which rotates halves.
+fn source_row(row: usize, dim: usize) -> usize {
+    let (head, within) = (row / dim, row % dim);
+    let half = dim / 2;
+    head * dim + 2 * (within % half) + within / half
+}
+
+struct Packer<'a, 'w> {
+    inventory: &'a Inventory<'w>,
+    weights: &'a Weights,
+    team: &'a Team,
+}
+
+impl Packer<'_, '_> {
+    fn layer(&self, plan: &LayerPlan<'_>, window: Option<usize>) -> Result<Layer, ModelError> {
+        Ok(Layer {
+            attention_norm: plan.attention_norm.decode(),
+            query: self.linear(&plan.query)?,
+            key: self.linear(&plan.key)?,
+            value: self.linear(&plan.value)?,
+            query_key_norms: plan
+                .query_key_norms
+                .map(|(query_norm, key_norm)| (query_norm.decode(), key_norm.decode())),
+            attention_output: self.linear(&plan.attention_output)?,
+            window,
+            feed_forward_norm: plan.feed_forward_norm.decode(),
+            gate: self.linear(&plan.gate)?,
+            up: self.linear(&plan.up)?,
+            down: self.linear(&plan.down)?,
+        })
+    }
+
+    fn linear(&self, plan: &LinearPlan<'_>) -> Result<Linear, ModelError> {
+        let weight = self.matrix(&plan.weight, plan.interleaved)?;
+        self.release(&plan.weight);
+        let bias = plan.bias.map(|lent| {
+            let values = lent.decode();
+            match plan.interleaved {
+                None => values,
+                Some(dim) => (0..values.len()).map(|row| values[source_row(row, dim)]).collect(),
+            }
+        });
+        Ok(Linear { weight, bias })
+    }
+
+    fn matrix(
+        &self,
+        lent: &Lent<'_>,
+        interleaved: Option<usize>,
+    ) -> Result<PackedMatrix, ModelError> {
+        let [rows, cols] = lent.info.shape[..] else {
+            return Err(self.inventory.fault(&lent.info.name, "is not a matrix"));
+        };
+        let row_of = move |row: usize| match interleaved {
+            None => row,
+            Some(dim) => source_row(row, dim),
+        };
+        PackedMatrix::pack(self.team, lent.info.format, rows, cols, lent.bytes, &row_of)
+            .map_err(|error| self.inventory.fault(&lent.info.name, error.to_string()))
+    }
+
+    /// The tensor's pages are not needed any more.
+    fn release(&self, lent: &Lent<'_>) {
+        self.weights.files()[lent.file].release(lent.info.bytes.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_rows_are_found_again() {
+        let (heads, dim) = (3, 8);
+        // What the converter does: [heads, 2, dim / 2] becomes [heads, dim / 2, 2].
+        let mut file = vec![0; heads * dim];
+        for (row, head) in (0..heads).flat_map(|head| (0..dim).map(move |i| (head * dim + i, head)))
+        {
+            let (half, j) = ((row % dim) / (dim / 2), row % (dim / 2));
+            file[head * dim + 2 * j + half] = row;
+        }
+        for row in 0..heads * dim {
+            assert_eq!(file[source_row(row, dim)], row);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The tensors of a model by their part in the network, whichever files and names they come under.
+//!
+//! [`Weights`] owns the mappings and the index. [`Inventory`] hands tensors out, checking each one's
+//! shape against the config, and knows at the end which ones nobody asked for: those are an error, since
+//! a network run without some of its weights gives wrong answers without complaint. Nothing is decoded
+//! or packed here, so a file with parts missing costs nothing but the look.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use wharf_kernels::quant::{Format, dequantize};
+
+use crate::{
+    config::Config,
+    error::{Malformed, ModelError},
+    mmap::MappedFile,
+    tensor::TensorInfo,
+};
+
+/// A tensor's part in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Embedding,
+    FinalNorm,
+    Output,
+    AttentionNorm,
+    Query,
+    Key,
+    Value,
+    AttentionOutput,
+    QueryNorm,
+    KeyNorm,
+    FeedForwardNorm,
+    Gate,
+    Up,
+    Down,
+}
+
+/// How a file format names the parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    HuggingFace,
+    Gguf,
+}
+
+impl Naming {
+    fn of(self, part: Part, layer: usize, kind: &str) -> String {
+        let name = match (self, part) {
+            (Self::HuggingFace, Part::Embedding) => "model.embed_tokens",
+            (Self::HuggingFace, Part::FinalNorm) => "model.norm",
+            (Self::HuggingFace, Part::Output) => "lm_head",
+            (Self::HuggingFace, Part::AttentionNorm) => "input_layernorm",
+            (Self::HuggingFace, Part::Query) => "self_attn.q_proj",
+            (Self::HuggingFace, Part::Key) => "self_attn.k_proj",
+            (Self::HuggingFace, Part::Value) => "self_attn.v_proj",
+            (Self::HuggingFace, Part::AttentionOutput) => "self_attn.o_proj",
+            (Self::HuggingFace, Part::QueryNorm) => "self_attn.q_norm",
+            (Self::HuggingFace, Part::KeyNorm) => "self_attn.k_norm",
+            (Self::HuggingFace, Part::FeedForwardNorm) => "post_attention_layernorm",
+            (Self::HuggingFace, Part::Gate) => "mlp.gate_proj",
+            (Self::HuggingFace, Part::Up) => "mlp.up_proj",
+            (Self::HuggingFace, Part::Down) => "mlp.down_proj",
+            (Self::Gguf, Part::Embedding) => "token_embd",
+            (Self::Gguf, Part::FinalNorm) => "output_norm",
+            (Self::Gguf, Part::Output) => "output",
+            (Self::Gguf, Part::AttentionNorm) => "attn_norm",
+            (Self::Gguf, Part::Query) => "attn_q",
+            (Self::Gguf, Part::Key) => "attn_k",
+            (Self::Gguf, Part::Value) => "attn_v",
+            (Self::Gguf, Part::AttentionOutput) => "attn_output",
+            (Self::Gguf, Part::QueryNorm) => "attn_q_norm",
+            (Self::Gguf, Part::KeyNorm) => "attn_k_norm",
+            (Self::Gguf, Part::FeedForwardNorm) => "ffn_norm",
+            (Self::Gguf, Part::Gate) => "ffn_gate",
+            (Self::Gguf, Part::Up) => "ffn_up",
+            (Self::Gguf, Part::Down) => "ffn_down",
+        };
+        match (self, part) {
+            (_, Part::Embedding | Part::FinalNorm | Part::Output) => format!("{name}.{kind}"),
+            (Self::HuggingFace, _) => format!("model.layers.{layer}.{name}.{kind}"),
+            (Self::Gguf, _) => format!("blk.{layer}.{name}.{kind}"),
+        }
+    }
+}
+
+/// All tensors of a model, in mapped files.
+pub(crate) struct Weights {
+    naming: Naming,
+    files: Vec<MappedFile>,
+    /// By name: which file, and where in it.
+    tensors: BTreeMap<String, (usize, TensorInfo)>,
+}
+
+impl Weights {
+    pub(crate) fn new(naming: Naming) -> Self {
+        Self { naming, files: Vec::new(), tensors: BTreeMap::new() }
+    }
+
+    /// Adds a file and the tensors found in it.
+    pub(crate) fn add(
+        &mut self,
+        file: MappedFile,
+        tensors: Vec<TensorInfo>,
+    ) -> Result<(), ModelError> {
+        for tensor in tensors {
+            let name = tensor.name.clone();
+            if let Some((other, _)) = self.tensors.insert(name.clone(), (self.files.len(), tensor))
+            {
+                let other = self.files[other].path().display();
+                let fault = Malformed::new(name, format!("is in {other} too"));
+                return Err(fault.in_file(file.path()));
+            }
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// The file that holds tensor `name`.
+    pub(crate) fn file_of(&self, name: &str) -> Option<&Path> {
+        self.tensors.get(name).map(|(file, _)| self.files[*file].path())
+    }
+
+    pub(crate) fn files(&self) -> &[MappedFile] {
+        &self.files
+    }
+
+    /// The mapped file of that number.
+    pub(crate) fn into_file(mut self, number: usize) -> MappedFile {
+        self.files.swap_remove(number)
+    }
+}
+
+/// A tensor lent out, its shape checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Lent<'w> {
+    pub(crate) info: &'w TensorInfo,
+    /// Which of [`Weights::files`].
+    pub(crate) file: usize,
+    pub(crate) bytes: &'w [u8],
+}
+
+impl Lent<'_> {
+    /// Its weights as f32 (norms and biases: a few thousand of them).
+    pub(crate) fn decode(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.info.shape.iter().product()];
+        dequantize(self.info.format, self.bytes, &mut values);
+        values
+    }
+}
+
+/// Hands out tensors and remembers which.
+pub(crate) struct Inventory<'w> {
+    weights: &'w Weights,
+    taken: BTreeSet<&'w str>,
+}
+
+impl<'w> Inventory<'w> {
+    pub(crate) fn new(weights: &'w Weights) -> Self {
+        Self { weights, taken: BTreeSet::new() }
+    }
+
+    pub(crate) fn naming(&self) -> Naming {
+        self.weights.naming
+    }
+
+    /// A fault that names a file: the tensor's, or the first.
+    pub(crate) fn fault(&self, field: &str, reason: impl Into<String>) -> ModelError {
+        let file = self.weights.file_of(field).or_else(|| {
+            let first = self.weights.files.first();
+            first.map(MappedFile::path)
+        });
+        Malformed::new(field, reason).in_file(file.unwrap_or(Path::new("weights")))
+    }
+
+    fn find(&mut self, name: &str) -> Option<Lent<'w>> {
+        let (key, (file, info)) = self.weights.tensors.get_key_value(name)?;
+        self.taken.insert(key);
+        let bytes = &self.weights.files[*file].bytes()[info.bytes.clone()];
+        Some(Lent { info, file: *file, bytes })
+    }
+
+    fn shaped(&self, lent: Lent<'w>, shape: &[usize]) -> Result<Lent<'w>, ModelError> {
+        if lent.info.shape == shape {
+            return Ok(lent);
+        }
+        let reason = format!("has shape {:?} where the config makes it {shape:?}", lent.info.shape);
+        Err(self.fault(&lent.info.name, reason))
+    }
+
+    /// A part's weight, `[rows, cols]` or `[len]`, which must be there.
+    pub(crate) fn weight(
+        &mut self,
+        part: Part,
+        layer: usize,
+        shape: &[usize],
+    ) -> Result<Lent<'w>, ModelError> {
+        let name = self.weights.naming.of(part, layer, "weight");
+        match self.find(&name) {
+            Some(lent) => self.shaped(lent, shape),
+            None => Err(self.fault(&name, "is missing")),
+        }
+    }
+
+    /// As [`Inventory::weight`], `None` if it is not there.
+    pub(crate) fn weight_if_there(
+        &mut self,
+        part: Part,
+        layer: usize,
+        shape: &[usize],
+    ) -> Result<Option<Lent<'w>>, ModelError> {
+        let name = self.weights.naming.of(part, layer, "weight");
+        self.find(&name).map(|lent| self.shaped(lent, shape)).transpose()
+    }
+
+    /// A part's bias, `[len]`, if it has one.
+    pub(crate) fn bias_if_there(
+        &mut self,
+        part: Part,
+        layer: usize,
+        len: usize,
+    ) -> Result<Option<Lent<'w>>, ModelError> {
+        let name = self.weights.naming.of(part, layer, "bias");
+        self.find(&name).map(|lent| self.shaped(lent, &[len])).transpose()
+    }
+
+    /// The name a part's bias would have.
+    pub(crate) fn bias_name(&self, part: Part, layer: usize) -> String {
+        self.weights.naming.of(part, layer, "bias")
+    }
+
+    /// Llama 3's frequency divisors, `[head_dim / 2]`, which GGUF keeps as a tensor.
+    pub(crate) fn rope_factors(&mut self, len: usize) -> Result<Option<Lent<'w>>, ModelError> {
+        if self.weights.naming != Naming::Gguf {
+            return Ok(None);
+        }
+        let lent = self.find("rope_freqs.weight");
+        let lent = lent.map(|lent| self.shaped(lent, &[len])).transpose()?;
+        match lent {
+            Some(lent) if lent.info.format != Format::F32 => {
+                Err(self.fault(&lent.info.name, "must be F32"))
+            }
+            lent => Ok(lent),
+        }
+    }
+
+    /// Rows of the embedding as the file has it, for a config that does not say.
+    pub(crate) fn embedding_rows(&self) -> Option<usize> {
+        let name = self.weights.naming.of(Part::Embedding, 0, "weight");
+        let (_, info) = self.weights.tensors.get(&name)?;
+        info.shape.first().copied()
+    }
+
+    /// Refuses what nobody took: the network we run would not be the one in the file.
+    pub(crate) fn refuse_others(&self, config: &Config) -> Result<(), ModelError> {
+        let output = self.weights.naming.of(Part::Output, 0, "weight");
+        for name in self.weights.tensors.keys() {
+            // Old Llama checkpoints store RoPE's frequencies, which are computed; and a tied model may
+            // store the embedding a second time.
+            let known = name.ends_with(".rotary_emb.inv_freq")
+                || (config.tied == Some(true) && *name == output);
+            if !known && !self.taken.contains(name.as_str()) {
+                let reason = format!("is not a tensor of {}", config.architecture.name());
+                return Err(self.fault(name, reason));
+            }
+        }
+        Ok(())
+    }
+}
