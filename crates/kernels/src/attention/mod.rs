@@ -1,0 +1,257 @@
+//! Causal attention over a paged KV cache (vLLM's PagedAttention, Kwon et al. 2023).
+//!
+//! - `cache.rs`: the blocks and their layout, and writing to them.
+//! - `tile.rs`: the arithmetic of a few query rows against one KV head.
+//! - `reference.rs`: the definition, in f64, the tests' oracle.
+//!
+//! A row's scores are sums over the head's dimensions in order, its softmax and its output sums over
+//! positions in order, from lane `position % 16`: nothing depends on the other rows of the call, on
+//! where the blocks lie, or on how the prompt was cut. Two passes (all scores, then the values)
+//! rather than a running maximum, whose corrections would depend on the cut.
+//!
+//! Must not: split one row's positions between threads or partial sums.
+
+mod cache;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::{
+    isa::{Isa, LANES, Level},
+    team::{SharedSlice, Team},
+};
+
+pub use cache::{BLOCK_TOKENS, KvCache, KvFormat, KvShape};
+use cache::{Element, HeadBlocks};
+use tile::Tile;
+
+/// One sequence's rows in a step. Rows `first_row .. first_row + num_rows` of the step are its tokens
+/// at positions `start .. start + num_rows`; `block_table[p / 16]` holds position `p`.
+#[derive(Debug, Clone, Copy)]
+pub struct SequenceRows<'a> {
+    /// Its first row in the step.
+    pub first_row: usize,
+    /// How many rows.
+    pub num_rows: usize,
+    /// The first row's position in the sequence.
+    pub start: usize,
+    /// Block numbers, at least up to the last row's position.
+    pub block_table: &'a [u32],
+}
+
+/// Numbers that do not change from step to step.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Query heads, a multiple of the cache's KV heads.
+    pub num_heads: usize,
+    /// What scores are multiplied by, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A token sees itself and the `window - 1` before it; at least 1.
+    pub window: Option<usize>,
+}
+
+/// Per-worker scratch of [`attention`], reused from step to step.
+#[derive(Default)]
+pub struct AttentionScratch {
+    tasks: Vec<TileTask>,
+    workers: Vec<Mutex<WorkerScratch>>,
+}
+
+#[derive(Default)]
+struct WorkerScratch {
+    q: Vec<f32>,              // [head_dim, rows]
+    scores: Vec<[f32; LANES]>, // [rows, blocks]
+    out: Vec<[f32; LANES]>,   // [rows, head_dim / 16 rounded up]
+}
+
+/// Query rows that share the loads of one KV head: some tokens, and some heads of its group.
+#[derive(Clone, Copy)]
+struct TileTask {
+    sequence: usize,
+    first_token: usize,
+    tokens: usize,
+    kv_head: usize,
+    first_head: usize,
+    heads: usize,
+}
+
+/// Query rows per tile: as many as the registers take.
+fn most_rows(isa: Isa) -> usize {
+    match isa.level() {
+        Level::Avx512 => 8,                  // 8 rows × 2 blocks of accumulators, of 32 registers
+        Level::Avx2 | Level::Portable => 6, // 6 rows × 2 registers, of 16
+    }
+}
+
+/// `out[row, head, :] = softmax(q · Kᵀ * scale) · V` for every row of every sequence, causal, over
+/// the positions the cache holds (the rows' own keys and values must have been written before).
+/// `q`, `out`: `[rows, num_heads, head_dim]`; head `h` reads KV head
+/// `h / (num_heads / num_kv_heads)`. Rows that no sequence has are left as they are.
+///
+/// # Panics
+/// When the shapes disagree; when the sequences' rows overlap or are not in ascending order; when a
+/// block table is too short or names a block the cache does not have.
+#[allow(clippy::too_many_arguments)] // each is an operand; a struct would only rename them
+pub fn attention(
+    isa: Isa,
+    team: &Team,
+    shape: AttentionShape,
+    cache: &KvCache,
+    layer: usize,
+    seqs: &[SequenceRows<'_>],
+    q: &[f32],
+    scratch: &mut AttentionScratch,
+    out: &mut [f32],
+) {
+    let kv = cache.shape();
+    let row_len = shape.num_heads * kv.head_dim;
+    assert!(kv.num_kv_heads > 0 && shape.num_heads.is_multiple_of(kv.num_kv_heads));
+    assert!(shape.window != Some(0), "a window of no tokens");
+    assert_eq!(q.len(), out.len());
+    let rows = seqs.iter().fold(0, |end, seq| {
+        assert!(seq.first_row >= end, "sequences' rows overlap or are out of order");
+        cache.check_blocks(seq);
+        seq.first_row + seq.num_rows
+    });
+    assert!(rows * row_len <= q.len(), "q is shorter than {rows} rows of {row_len}");
+    scratch.plan(isa, team, shape, kv, seqs);
+    let call = Call { isa, shape, cache, layer, seqs, q, out: SharedSlice::new(out) };
+    let AttentionScratch { tasks, workers } = scratch;
+    team.run(tasks.len(), &|task, worker| {
+        // Uncontended: a worker number is in one task at a time.
+        let mut own = workers[worker].lock().unwrap_or_else(PoisonError::into_inner);
+        call.run(&tasks[task], &mut own);
+    });
+}
+
+impl AttentionScratch {
+    /// Cuts the step into tiles. Of each sequence the last tokens first, as they see the most, and
+    /// all of a KV head's tiles one after the other, as they read the same blocks.
+    fn plan(
+        &mut self,
+        isa: Isa,
+        team: &Team,
+        shape: AttentionShape,
+        kv: KvShape,
+        seqs: &[SequenceRows<'_>],
+    ) {
+        self.workers.resize_with(self.workers.len().max(team.threads()), Mutex::default);
+        self.tasks.clear();
+        let group = shape.num_heads / kv.num_kv_heads;
+        let heads_at_once = group.min(most_rows(isa));
+        let tokens_at_once = most_rows(isa) / heads_at_once.max(1);
+        for (sequence, seq) in seqs.iter().enumerate() {
+            for kv_head in 0..kv.num_kv_heads {
+                for head in (0..group).step_by(heads_at_once.max(1)) {
+                    for token in (0..seq.num_rows).step_by(tokens_at_once).rev() {
+                        self.tasks.push(TileTask {
+                            sequence,
+                            first_token: token,
+                            tokens: tokens_at_once.min(seq.num_rows - token),
+                            kv_head,
+                            first_head: kv_head * group + head,
+                            heads: heads_at_once.min(group - head),
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The operands of one call. `out` is written by tasks that each own some heads of some rows.
+struct Call<'a> {
+    isa: Isa,
+    shape: AttentionShape,
+    cache: &'a KvCache,
+    layer: usize,
+    seqs: &'a [SequenceRows<'a>],
+    q: &'a [f32],                // [rows, num_heads, head_dim]
+    out: SharedSlice<'a, f32>, // as q
+}
+
+impl Call<'_> {
+    fn run(&self, task: &TileTask, scratch: &mut WorkerScratch) {
+        match self.cache.format() {
+            KvFormat::F32 => self.run_on::<f32>(task, scratch),
+            KvFormat::F16 => self.run_on::<u16>(task, scratch),
+        }
+    }
+
+    /// The arms are the sizes that [`most_rows`] allows; then blocks and vectors of the head's
+    /// dimensions at once, such that rows × either fills the accumulators and hides their latency.
+    fn run_on<E: Element>(&self, task: &TileTask, scratch: &mut WorkerScratch) {
+        let wide = self.isa.level() == Level::Avx512;
+        match (task.tokens * task.heads, wide) {
+            (1, true) => self.tile::<E, 1, 4, 4>(task, scratch),
+            (2, true) => self.tile::<E, 2, 4, 4>(task, scratch),
+            (3, true) => self.tile::<E, 3, 4, 4>(task, scratch),
+            (4, true) => self.tile::<E, 4, 2, 4>(task, scratch),
+            (5, true) => self.tile::<E, 5, 2, 4>(task, scratch),
+            (6, true) => self.tile::<E, 6, 2, 4>(task, scratch),
+            (7, true) => self.tile::<E, 7, 2, 2>(task, scratch),
+            (8, true) => self.tile::<E, 8, 2, 2>(task, scratch),
+            (1, false) => self.tile::<E, 1, 4, 4>(task, scratch),
+            (2, false) => self.tile::<E, 2, 2, 2>(task, scratch),
+            (3, false) => self.tile::<E, 3, 1, 1>(task, scratch),
+            (4, false) => self.tile::<E, 4, 1, 1>(task, scratch),
+            (5, false) => self.tile::<E, 5, 1, 1>(task, scratch),
+            (6, false) => self.tile::<E, 6, 1, 1>(task, scratch),
+            (rows, _) => unreachable!("a tile of {rows} rows"),
+        }
+    }
+
+    fn tile<E: Element, const R: usize, const B: usize, const D: usize>(
+        &self,
+        task: &TileTask,
+        scratch: &mut WorkerScratch,
+    ) {
+        let seq = &self.seqs[task.sequence];
+        let head_dim = self.cache.shape().head_dim;
+        // Where row `r` of the tile lies in q and out, and the positions it sees.
+        let place = |r: usize| {
+            let (token, head) = (task.first_token + r / task.heads, r % task.heads);
+            let row = seq.first_row + token;
+            (row * self.shape.num_heads + task.first_head + head) * head_dim
+        };
+        let seen: [_; R] = std::array::from_fn(|r| {
+            let end = seq.start + task.first_token + r / task.heads + 1;
+            self.shape.window.map_or(0, |window| end.saturating_sub(window))..end
+        });
+        scratch.q.resize(R * head_dim, 0.0);
+        for r in 0..R {
+            let from = &self.q[place(r)..][..head_dim];
+            for (to, &q) in scratch.q[r..].iter_mut().step_by(R).zip(from) {
+                *to = q;
+            }
+        }
+        let vectors = head_dim.div_ceil(LANES);
+        let first_block = seen[0].start / BLOCK_TOKENS;
+        let blocks = seen[R - 1].end.div_ceil(BLOCK_TOKENS) - first_block;
+        scratch.out.resize(R * vectors, [0.0; LANES]);
+        if scratch.scores.len() < R * blocks {
+            scratch.scores.resize(R * blocks, [0.0; LANES]);
+        }
+        self.isa.dispatch(Tile::<E, R, B, D> {
+            q: scratch.q.as_chunks().0,
+            kv: HeadBlocks::of(self.cache, self.layer, task.kv_head),
+            table: &seq.block_table[first_block..][..blocks],
+            first: first_block * BLOCK_TOKENS,
+            scale: self.shape.scale,
+            seen,
+            scores: &mut scratch.scores[..R * blocks],
+            out: &mut scratch.out,
+        });
+        for r in 0..R {
+            let from = scratch.out[r * vectors..][..vectors].as_flattened();
+            // SAFETY: this head of this row is in one task only: sequences' rows do not overlap,
+            // and `plan` puts each (row, head) of a sequence in one tile.
+            let to = unsafe { self.out.range(place(r)..place(r) + head_dim) };
+            to.copy_from_slice(&from[..head_dim]);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Attention as it is defined, in f64, over keys and values in order of position.
+
+use super::AttentionShape;
+
+/// One row's output for one head. `q`: `[head_dim]`; `k`, `v`: `[positions seen or not][head_dim]`.
+pub(super) fn attend(
+    shape: AttentionShape,
+    position: usize,
+    q: &[f32],
+    k: &[Vec<f32>],
+    v: &[Vec<f32>],
+) -> Vec<f64> {
+    let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let seen = first..=position;
+    let dot = |k: &[f32]| -> f64 {
+        q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum()
+    };
+    let scores: Vec<f64> = k[seen.clone()].iter().map(|k| dot(k) * f64::from(shape.scale)).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut out = vec![0.0; q.len()];
+    for (weight, v) in weights.iter().zip(&v[seen]) {
+        for (out, &v) in out.iter_mut().zip(v) {
+            *out += weight / total * f64::from(v);
+        }
+    }
+    out
+}

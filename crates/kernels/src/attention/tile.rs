@@ -1,0 +1,175 @@
+//! A few query rows against one KV head: scores, softmax, values.
+
+use std::ops::Range;
+
+use super::cache::{BLOCK_TOKENS, Element, HeadBlocks};
+use crate::{
+    exp::exp,
+    isa::{Kernel, LANES, Simd, max_lanes, sum_lanes},
+};
+
+/// `R` rows; `B` blocks of keys and `D` vectors of values at once.
+///
+/// Rows are in order of what they see: neither end of `seen` goes back from one row to the next.
+pub(super) struct Tile<'a, E, const R: usize, const B: usize, const D: usize> {
+    pub(super) q: &'a [[f32; R]], // [head_dim]
+    pub(super) kv: HeadBlocks<'a, E>,
+    /// Blocks from the one that the first row sees first to the one that the last row sees last.
+    pub(super) table: &'a [u32],
+    /// The position that `table` starts at.
+    pub(super) first: usize,
+    pub(super) scale: f32,
+    /// The positions each row sees, its own the last.
+    pub(super) seen: [Range<usize>; R],
+    pub(super) scores: &'a mut [[f32; LANES]], // [R, table.len()]
+    pub(super) out: &'a mut [[f32; LANES]],    // [R, kv.vectors()]
+}
+
+impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile<'_, E, R, B, D> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let width = self.table.len();
+        for b in (0..width).step_by(B) {
+            self.score(s, b);
+        }
+        let mut inverse = [0.0; R];
+        for r in 0..R {
+            let seen = self.seen[r].start - self.first..self.seen[r].end - self.first;
+            inverse[r] = softmax(s, &mut self.scores[r * width..(r + 1) * width], seen);
+        }
+        for d in (0..self.kv.vectors()).step_by(D) {
+            self.sum_values(s, d, &inverse);
+        }
+    }
+}
+
+impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, B, D> {
+    /// Scores of all rows at the positions of `B` blocks from `b`. Those a row does not see, and
+    /// those past the end, come out as whatever the cache holds there; `softmax` passes over them.
+    #[inline(always)]
+    fn score<S: Simd>(&mut self, s: S, b: usize) {
+        let width = self.table.len();
+        let mut keys = [self.kv.keys(self.table[b]); B];
+        for n in 1..B {
+            // Past the last block the last one is computed again, and not stored.
+            keys[n] = self.kv.keys(self.table[(b + n).min(width - 1)]);
+        }
+        for keys in &mut keys {
+            *keys = &keys[..self.q.len()];
+        }
+        let mut acc = [[s.splat(0.0); B]; R];
+        for (d, q) in self.q.iter().enumerate() {
+            let mut k = [s.splat(0.0); B];
+            for n in 0..B {
+                k[n] = E::load(s, &keys[n][d]);
+            }
+            for r in 0..R {
+                let q = s.splat(q[r]);
+                for n in 0..B {
+                    acc[r][n] = s.mul_add(q, k[n], acc[r][n]);
+                }
+            }
+        }
+        let scale = s.splat(self.scale);
+        for r in 0..R {
+            for n in 0..B {
+                if b + n < width {
+                    s.store(s.mul(acc[r][n], scale), &mut self.scores[r * width + b + n]);
+                }
+            }
+        }
+    }
+
+    /// The weighted sums of vectors `d .. d + D` of the values, for all rows. The positions that all
+    /// rows see are one loop; those at either end that some do not are each row's own, so that a
+    /// value a row does not see has no part in its sum, not even times zero.
+    #[inline(always)]
+    fn sum_values<S: Simd>(&mut self, s: S, d: usize, inverse: &[f32; R]) {
+        let (start, end) = (self.seen[R - 1].start, self.seen[0].end.max(self.seen[R - 1].start));
+        let mut acc = [[s.splat(0.0); D]; R];
+        for r in 0..R {
+            let before = self.seen[r].start..start.min(self.seen[r].end);
+            acc[r] = self.add_values(s, d, [r], before, [acc[r]])[0];
+        }
+        let mut all = [0; R];
+        for r in 0..R {
+            all[r] = r;
+        }
+        acc = self.add_values(s, d, all, start..end.min(self.seen[0].end), acc);
+        for r in 0..R {
+            let after = end.max(self.seen[r].start).min(self.seen[r].end)..self.seen[r].end;
+            acc[r] = self.add_values(s, d, [r], after, [acc[r]])[0];
+        }
+        let vectors = self.kv.vectors();
+        for r in 0..R {
+            for n in 0..D {
+                if d + n < vectors {
+                    let scaled = s.mul(acc[r][n], s.splat(inverse[r]));
+                    s.store(scaled, &mut self.out[r * vectors + d + n]);
+                }
+            }
+        }
+    }
+
+    /// `acc[i] += score[rows[i], p] * v[p]` for `p` in `positions`, in order.
+    #[inline(always)]
+    fn add_values<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        d: usize,
+        rows: [usize; N],
+        positions: Range<usize>,
+        mut acc: [[S::V; D]; N],
+    ) -> [[S::V; D]; N] {
+        let (width, vectors) = (self.table.len(), self.kv.vectors());
+        let mut p = positions.start;
+        while p < positions.end {
+            let block = (p - self.first) / BLOCK_TOKENS;
+            let slot = p % BLOCK_TOKENS;
+            let slots = (positions.end - p).min(BLOCK_TOKENS - slot);
+            let values = self.kv.values(self.table[block]);
+            let mut weights = [&self.scores[rows[0] * width + block]; N];
+            for i in 1..N {
+                weights[i] = &self.scores[rows[i] * width + block];
+            }
+            for slot in slot..slot + slots {
+                let value = &values[slot * vectors..][..vectors];
+                let mut v = [s.splat(0.0); D];
+                for n in 0..D {
+                    v[n] = E::load(s, &value[(d + n).min(vectors - 1)]);
+                }
+                for i in 0..N {
+                    let weight = s.splat(weights[i][slot]);
+                    for n in 0..D {
+                        acc[i][n] = s.mul_add(weight, v[n], acc[i][n]);
+                    }
+                }
+            }
+            p += slots;
+        }
+        acc
+    }
+}
+
+/// Turns a row's scores into `exp(score - max)` and gives 1 / their sum. `seen` counts from the
+/// row's first lane. The sum runs over blocks in order, lane by lane, from the first block seen.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, scores: &mut [[f32; LANES]], seen: Range<usize>) -> f32 {
+    let (first, last) = (seen.start / LANES, (seen.end - 1) / LANES);
+    let scores = &mut scores[first..=last];
+    scores[0][..seen.start % LANES].fill(f32::NEG_INFINITY);
+    scores[last - first][(seen.end - 1) % LANES + 1..].fill(f32::NEG_INFINITY);
+    let mut max = s.splat(f32::NEG_INFINITY);
+    for lanes in scores.iter() {
+        max = s.max(max, s.load(lanes));
+    }
+    let max = s.splat(max_lanes(s, max));
+    let mut sum = s.splat(0.0);
+    for lanes in scores.iter_mut() {
+        let e = exp(s, s.sub(s.load(lanes), max));
+        s.store(e, lanes);
+        sum = s.add(sum, e);
+    }
+    1.0 / sum_lanes(s, sum)
+}

@@ -1,0 +1,149 @@
+//! The operations on AVX2 with FMA and F16C: two registers of 8 lanes each.
+
+use std::arch::x86_64::*;
+
+use super::{
+    Kernel,
+    simd::{LANES, Simd},
+};
+
+/// Proof of AVX2, FMA and F16C: only [`enter`] makes one.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Runs `kernel` in a function compiled with the features.
+///
+/// # Safety
+/// The CPU must have them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn enter<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+macro_rules! proven {
+    ($op:expr) => {
+        // SAFETY: the token proves that the CPU has the instructions; pointers come from
+        // references to arrays of 16, of which the halves at 0 and 8 are read or written.
+        unsafe { $op }
+    };
+}
+
+/// Lanes 0 to 7 and 8 to 15.
+type V = (__m256, __m256);
+
+impl Simd for Avx2 {
+    type V = V;
+    type W = (__m256i, __m256i);
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> V {
+        proven!((_mm256_set1_ps(x), _mm256_set1_ps(x)))
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> V {
+        let p = from.as_ptr();
+        proven!((_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))))
+    }
+    #[inline(always)]
+    fn store(self, v: V, to: &mut [f32; LANES]) {
+        let p = to.as_mut_ptr();
+        proven!({
+            _mm256_storeu_ps(p, v.0);
+            _mm256_storeu_ps(p.add(8), v.1);
+        })
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> V {
+        let p = from.as_ptr();
+        proven!((
+            _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast()))
+        ))
+    }
+    #[inline(always)]
+    fn store_f16(self, v: V, to: &mut [u16; LANES]) {
+        let p = to.as_mut_ptr();
+        proven!({
+            _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
+            _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1));
+        })
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> V {
+        let p = from.as_ptr();
+        proven!((
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
+                p.cast()
+            )))),
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
+                p.add(8).cast()
+            ))))
+        ))
+    }
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> V {
+        let p = from.as_ptr();
+        proven!((
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast())))
+        ))
+    }
+    #[inline(always)]
+    fn load_words(self, from: &[u32; LANES]) -> (__m256i, __m256i) {
+        let p = from.as_ptr();
+        proven!((_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())))
+    }
+    #[inline(always)]
+    fn next_nibble(self, words: &mut (__m256i, __m256i)) -> V {
+        proven!({
+            let mask = _mm256_set1_epi32(15);
+            let nibbles = (
+                _mm256_cvtepi32_ps(_mm256_and_si256(words.0, mask)),
+                _mm256_cvtepi32_ps(_mm256_and_si256(words.1, mask)),
+            );
+            *words = (_mm256_srli_epi32::<4>(words.0), _mm256_srli_epi32::<4>(words.1));
+            nibbles
+        })
+    }
+
+    #[inline(always)]
+    fn add(self, a: V, b: V) -> V {
+        proven!((_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn sub(self, a: V, b: V) -> V {
+        proven!((_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn mul(self, a: V, b: V) -> V {
+        proven!((_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        proven!((_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: V, b: V, c: V) -> V {
+        proven!((_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)))
+    }
+    #[inline(always)]
+    fn max(self, a: V, b: V) -> V {
+        proven!((_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn min(self, a: V, b: V) -> V {
+        proven!((_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn pow2_of_biased(self, t: V) -> V {
+        proven!({
+            let one = _mm256_set1_epi32(0x3f80_0000);
+            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(t.0));
+            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(t.1));
+            (
+                _mm256_castsi256_ps(_mm256_add_epi32(low, one)),
+                _mm256_castsi256_ps(_mm256_add_epi32(high, one)),
+            )
+        })
+    }
+}

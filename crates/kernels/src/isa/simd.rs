@@ -1,0 +1,81 @@
+//! The vector operations the kernels need: 16 lanes of f32, and the loads that widen to them.
+//!
+//! Sixteen everywhere (one AVX-512 register, two AVX2 ones, an array in plain Rust), so that lane
+//! sums come in the same order on every level. An implementor is a token that proves its features.
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen lanes of f32 and the integer words that unpack to them.
+///
+/// Each operation rounds once, to nearest even, as IEEE 754 says; there is nothing approximate
+/// here, which is what makes the levels agree to the bit.
+pub(crate) trait Simd: Copy {
+    /// 16 × f32.
+    type V: Copy;
+    /// 16 × u32.
+    type W: Copy;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Lanes from memory.
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    /// Lanes to memory.
+    fn store(self, v: Self::V, to: &mut [f32; LANES]);
+    /// Widens IEEE half precision, exact.
+    fn load_f16(self, from: &[u16; LANES]) -> Self::V;
+    /// Narrows to IEEE half precision, to nearest even, overflow to infinity.
+    fn store_f16(self, v: Self::V, to: &mut [u16; LANES]);
+    /// Widens bfloat16, exact.
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
+    /// Widens signed bytes, exact.
+    fn load_i8(self, from: &[i8; LANES]) -> Self::V;
+    /// Words from memory.
+    fn load_words(self, from: &[u32; LANES]) -> Self::W;
+    /// The lowest four bits of each word as a number 0 to 15; the words move on by four bits.
+    fn next_nibble(self, words: &mut Self::W) -> Self::V;
+
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `if a > b { a } else { b }`: `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { a } else { b }`: `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `2^n` from `t = n + 1.5·2²³` (whose low bits are `n`), for `n` in -127 to 127; 0 for -127.
+    fn pow2_of_biased(self, t: Self::V) -> Self::V;
+}
+
+/// The lanes' sum as a tree of halves: `(i, i + 8)`, `(i, i + 4)`, `(i, i + 2)`, `(i, i + 1)`.
+#[inline(always)]
+pub(crate) fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
+    let mut lanes = [0.0; LANES];
+    s.store(v, &mut lanes);
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// The largest lane (`max` as [`Simd::max`] has it, in the same tree as [`sum_lanes`]).
+#[inline(always)]
+pub(crate) fn max_lanes<S: Simd>(s: S, v: S::V) -> f32 {
+    let mut lanes = [0.0; LANES];
+    s.store(v, &mut lanes);
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            let (a, b) = (lanes[i], lanes[i + half]);
+            lanes[i] = if a > b { a } else { b };
+        }
+    }
+    lanes[0]
+}

@@ -1,0 +1,126 @@
+//! Few rows (decoding): the weights stream through registers once, shared by all rows.
+
+use super::{
+    Call,
+    panel::{Panel, Panels},
+};
+use crate::isa::{Isa, Kernel, LANES, Level, Simd};
+
+/// The most rows of x this takes: past it, unpacking to a tile costs less than the registers lack.
+pub(super) fn most(isa: Isa) -> usize {
+    match isa.level() {
+        Level::Avx512 => 8, // 8 rows × 2 panels of accumulators, of 32 registers
+        Level::Avx2 => 4,   // 4 rows × 2 registers, of 16
+        Level::Portable => 4,
+    }
+}
+
+/// Panels done at once: each is an independent chain of multiply-adds, to hide their latency.
+fn at_once(isa: Isa, m: usize) -> usize {
+    match (isa.level(), m) {
+        (Level::Avx512, 1) => 4,
+        (Level::Avx512, _) | (Level::Avx2, 1) => 2,
+        (Level::Avx2 | Level::Portable, _) => 1,
+    }
+}
+
+/// Tasks per thread: enough that a thread that is late can be helped out.
+const TASKS_PER_THREAD: usize = 8;
+
+pub(super) fn run<P: Panels>(call: &Call<'_>, panels: &P) {
+    let at_once = at_once(call.isa, call.m);
+    let sets = call.w.panels().div_ceil(at_once);
+    let per_task = (sets / (call.team.threads() * TASKS_PER_THREAD)).max(1);
+    call.team.run(sets.div_ceil(per_task), &|task, _| {
+        for set in task * per_task..sets.min((task + 1) * per_task) {
+            // The arms are the pairs that `most` and `at_once` give.
+            match (call.m, at_once) {
+                (1, 4) => block::<P, 1, 4>(call, panels, set),
+                (1, 2) => block::<P, 1, 2>(call, panels, set),
+                (1, _) => block::<P, 1, 1>(call, panels, set),
+                (2, 2) => block::<P, 2, 2>(call, panels, set),
+                (2, _) => block::<P, 2, 1>(call, panels, set),
+                (3, 2) => block::<P, 3, 2>(call, panels, set),
+                (3, _) => block::<P, 3, 1>(call, panels, set),
+                (4, 2) => block::<P, 4, 2>(call, panels, set),
+                (4, _) => block::<P, 4, 1>(call, panels, set),
+                (5, _) => block::<P, 5, 2>(call, panels, set),
+                (6, _) => block::<P, 6, 2>(call, panels, set),
+                (7, _) => block::<P, 7, 2>(call, panels, set),
+                (8, _) => block::<P, 8, 2>(call, panels, set),
+                (m, _) => unreachable!("{m} rows are not few"),
+            }
+        }
+    });
+}
+
+/// `M` rows times the `N` panels of `set`.
+fn block<P: Panels, const M: usize, const N: usize>(call: &Call<'_>, panels: &P, set: usize) {
+    let cols = call.w.cols;
+    let first = set * N;
+    let last = call.w.panels() - 1;
+    // Past the last panel the last one is computed again, and not stored.
+    let product = Product {
+        x: std::array::from_fn::<_, M, _>(|row| &call.x[row * cols..][..cols]),
+        panels: std::array::from_fn::<_, N, _>(|i| panels.panel(last.min(first + i))),
+    };
+    let out = call.isa.dispatch(product);
+    for (row, out) in out.iter().enumerate() {
+        for (i, lanes) in out.iter().enumerate().take(last + 1 - first) {
+            // SAFETY: a set of panels is one task's, and no two sets share a panel.
+            let y = unsafe { call.output(row, first + i) };
+            y.copy_from_slice(&lanes[..y.len()]);
+        }
+    }
+}
+
+struct Product<'a, P: Panel, const M: usize, const N: usize> {
+    x: [&'a [f32]; M], // [cols] each
+    panels: [P; N],
+}
+
+impl<P: Panel, const M: usize, const N: usize> Kernel for Product<'_, P, M, N> {
+    type Output = [[[f32; LANES]; N]; M];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut acc = [[s.splat(0.0); N]; M];
+        let group = self.panels[0].group_len();
+        let steps = group / P::STEP;
+        for g in 0..self.x[0].len() / group {
+            let mut params = [self.panels[0].params(s, g); N];
+            for n in 1..N {
+                params[n] = self.panels[n].params(s, g);
+            }
+            let mut x = self.x;
+            for x in &mut x {
+                *x = &x[g * group..(g + 1) * group];
+            }
+            for i in 0..steps {
+                let mut raw = [self.panels[0].raw(s, g * steps + i); N];
+                for n in 1..N {
+                    raw[n] = self.panels[n].raw(s, g * steps + i);
+                }
+                for j in 0..P::STEP {
+                    let mut w = [s.splat(0.0); N];
+                    for n in 0..N {
+                        w[n] = P::next(s, &params[n], &mut raw[n]);
+                    }
+                    for m in 0..M {
+                        let x = s.splat(x[m][i * P::STEP + j]);
+                        for n in 0..N {
+                            acc[m][n] = s.mul_add(x, w[n], acc[m][n]);
+                        }
+                    }
+                }
+            }
+        }
+        let mut out = [[[0.0; LANES]; N]; M];
+        for m in 0..M {
+            for n in 0..N {
+                s.store(acc[m][n], &mut out[m][n]);
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,162 @@
+//! y = x · Wᵀ over packed weights.
+//!
+//! Weights are repacked once into panels of 16 output features, so that a vector lane is an output
+//! feature (`panel.rs`, `pack.rs`). Each output is then one chain of fused multiply-adds over k from
+//! 0 up, `acc = x[k] · w[k] + acc`, whatever the number of rows, the tile, the thread or the
+//! instruction set: row independence, and equal bits everywhere, by construction. A quantised
+//! weight is `code · scale + min`, one more fused multiply-add.
+//!
+//! - `few_rows.rs`, up to 4 or 8 rows: unpacks in registers, streams the weights once. Bound by memory.
+//! - `many_rows.rs`: unpacks panels to a tile in the L1 cache that many rows share. Bound by FMAs.
+//! - `reference.rs`: three loops, the tests' oracle.
+//!
+//! Must not: quantise activations, or split k between chains or threads.
+
+mod few_rows;
+mod many_rows;
+mod pack;
+mod panel;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    isa::{Isa, LANES},
+    quant::Format,
+    team::{SharedSlice, Team},
+};
+use panel::Weights;
+
+/// A weight matrix `[rows = output features, cols = input features]`, repacked once for the kernels.
+pub struct PackedMatrix {
+    rows: usize,
+    cols: usize,
+    weights: Weights,
+}
+
+/// Why a matrix could not be packed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a {rows}x{cols} matrix in {format:?} needs {}, got {got} bytes",
+    need.map_or("whole blocks and a size that fits".to_owned(), |n| format!("{n} bytes"))
+)]
+pub struct PackError {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// How the source is stored.
+    pub format: Format,
+    /// Bytes such a matrix has; `None` where `cols` is no whole number of blocks, or it overflows.
+    pub need: Option<usize>,
+    /// Bytes given.
+    pub got: usize,
+}
+
+impl PackedMatrix {
+    /// Packs `src`, `rows` rows of `cols` weights in `format`, one row after the other.
+    /// `row_of` gives, for each packed row, the source row it is taken from (identity: `|r| r`).
+    ///
+    /// The memory taken is about the source's (the 5- and 6-bit formats grow to 8 bits), rounded up
+    /// to 16 rows.
+    ///
+    /// # Errors
+    /// When `src` does not have exactly the bytes of such a matrix.
+    ///
+    /// # Panics
+    /// When `row_of` gives a row past the last.
+    pub fn pack(
+        team: &Team,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        src: &[u8],
+        row_of: &(dyn Fn(usize) -> usize + Sync),
+    ) -> Result<Self, PackError> {
+        let row_bytes = format.row_bytes(cols);
+        let need = row_bytes.and_then(|bytes| bytes.checked_mul(rows));
+        // With no columns the rows cost nothing in `src`, and still a vector each in `y`.
+        match row_bytes {
+            Some(row_bytes) if need == Some(src.len()) => {
+                let source = pack::Source { format, rows, cols, src, row_bytes, row_of };
+                Ok(Self { rows, cols, weights: source.pack(team) })
+            }
+            _ => Err(PackError { rows, cols, format, need, got: src.len() }),
+        }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Panels of 16 rows, the last one padded.
+    fn panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+}
+
+/// `y[m, w.rows] = x[m, w.cols] · Wᵀ`.
+///
+/// # Panics
+/// When the slices' lengths disagree with the shapes.
+pub fn matmul(isa: Isa, team: &Team, x: &[f32], m: usize, w: &PackedMatrix, y: &mut [f32]) {
+    assert_eq!(Some(x.len()), m.checked_mul(w.cols), "x is not [{m}, {}]", w.cols);
+    assert_eq!(Some(y.len()), m.checked_mul(w.rows), "y is not [{m}, {}]", w.rows);
+    if y.is_empty() {
+        return;
+    }
+    if w.cols == 0 {
+        return y.fill(0.0);
+    }
+    let call = Call { isa, team, x, m, w, y: SharedSlice::new(y) };
+    match &w.weights {
+        Weights::F32(panels) => call.run(panels),
+        Weights::F16(panels) => call.run(panels),
+        Weights::Bf16(panels) => call.run(panels),
+        Weights::Int4(panels) => call.run(panels),
+        Weights::Int8(panels) => call.run(panels),
+    }
+}
+
+/// The operands of one call. `y` is written by tasks that each own some columns of some rows.
+struct Call<'a> {
+    isa: Isa,
+    team: &'a Team,
+    x: &'a [f32], // [m, cols]
+    m: usize,
+    w: &'a PackedMatrix,
+    y: SharedSlice<'a, f32>, // [m, rows]
+}
+
+impl Call<'_> {
+    fn run(&self, panels: &impl panel::Panels) {
+        if self.m <= few_rows::most(self.isa) {
+            few_rows::run(self, panels);
+        } else {
+            many_rows::run(self, panels);
+        }
+    }
+
+    /// The outputs of `row` that `panel` computes: 16, or fewer in the last panel.
+    ///
+    /// # Safety
+    /// The caller's task alone has this row of this panel.
+    #[allow(clippy::mut_from_ref)] // see `SharedSlice::range`
+    unsafe fn output(&self, row: usize, panel: usize) -> &mut [f32] {
+        let (start, end) = (panel * LANES, self.w.rows.min((panel + 1) * LANES));
+        // SAFETY: by this function's contract.
+        unsafe { self.y.range(row * self.w.rows + start..row * self.w.rows + end) }
+    }
+}

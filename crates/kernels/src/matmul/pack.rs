@@ -1,0 +1,220 @@
+//! Repacking a matrix from its file's layout into panels, in parallel over panels.
+
+use super::panel::{CodePanels, Factors, Minima, PlainPanels, Weights};
+use crate::{
+    buffer::{Buffer, Plain},
+    isa::LANES,
+    quant::{Codes, Format},
+    team::{SharedSlice, Team},
+};
+
+/// A matrix as its file holds it, checked to have `rows` rows of `row_bytes`.
+pub(super) struct Source<'a> {
+    pub(super) format: Format,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) src: &'a [u8],
+    pub(super) row_bytes: usize,
+    pub(super) row_of: &'a (dyn Fn(usize) -> usize + Sync),
+}
+
+impl Source<'_> {
+    pub(super) fn pack(&self, team: &Team) -> Weights {
+        match self.format {
+            Format::F32 => Weights::F32(PlainPanels {
+                data: self.plain(team, f32::from_le_bytes),
+                cols: self.cols,
+            }),
+            Format::F16 => Weights::F16(PlainPanels {
+                data: self.plain(team, u16::from_le_bytes),
+                cols: self.cols,
+            }),
+            Format::Bf16 => Weights::Bf16(PlainPanels {
+                data: self.plain(team, u16::from_le_bytes),
+                cols: self.cols,
+            }),
+            Format::Q4_0 | Format::Q4_1 | Format::Q4K => {
+                Weights::Int4(self.coded(team, 8, |codes, out, lane| {
+                    for (out, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
+                        out[lane] = eight_nibbles(*codes);
+                    }
+                }))
+            }
+            Format::Q5_0 | Format::Q5_1 | Format::Q8_0 | Format::Q5K | Format::Q6K => {
+                Weights::Int8(self.coded(team, 1, |codes, out, lane| {
+                    for (out, &code) in out.iter_mut().zip(codes) {
+                        out[lane] = code;
+                    }
+                }))
+            }
+        }
+    }
+
+    fn panels(&self) -> usize {
+        // Rows of no bytes would let a file ask for any number of panels.
+        if self.cols == 0 { 0 } else { self.rows.div_ceil(LANES) }
+    }
+
+    /// The source bytes of the rows of `panel`: `(lane, bytes)`.
+    fn rows_of(&self, panel: usize) -> impl Iterator<Item = (usize, &[u8])> {
+        let first = panel * LANES;
+        (first..self.rows.min(first + LANES)).map(move |row| {
+            let from = (self.row_of)(row);
+            assert!(from < self.rows, "row_of({row}) = {from}, of {} rows", self.rows);
+            (row - first, &self.src[from * self.row_bytes..][..self.row_bytes])
+        })
+    }
+
+    /// `[panels][cols]` numbers of `N` bytes.
+    fn plain<T: Plain, const N: usize>(
+        &self,
+        team: &Team,
+        read: fn([u8; N]) -> T,
+    ) -> Buffer<[T; LANES]> {
+        let mut data = Buffer::zeroed(self.panels() * self.cols);
+        team.run_chunks(&mut data, self.cols.max(1), &|panel, out: &mut [[T; LANES]], _| {
+            for (lane, bytes) in self.rows_of(panel) {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+                    out[lane] = read(*bytes);
+                }
+            }
+        });
+        data
+    }
+
+    /// Codes, `per` k to a `C::Stored`, which `put` writes to a lane.
+    fn coded<C: super::panel::Code>(
+        &self,
+        team: &Team,
+        per: usize,
+        put: impl Fn(&[i8], &mut [[C::Stored; LANES]], usize) + Sync,
+    ) -> CodePanels<C> {
+        let mut packed = CodePanels::<C>::zeroed(self.format, self.panels(), self.cols);
+        let groups = self.cols / packed.group;
+        {
+            let codes = SharedSlice::new(&mut packed.codes);
+            let scales = packed.scales.shared();
+            let minima = match &mut packed.minima {
+                Minima::Each(factors) => Some(factors.shared()),
+                Minima::Zero | Minima::OfScale(_) => None,
+            };
+            let steps = self.cols / per;
+            team.run(self.panels(), &|panel, _| {
+                // SAFETY: a panel is one task's, and panels do not overlap; so for the next two.
+                let out = unsafe { codes.range(panel * steps..(panel + 1) * steps) };
+                // SAFETY: as above.
+                let mut scales = unsafe { scales.panel(panel, groups) };
+                // SAFETY: as above.
+                let mut minima = minima.as_ref().map(|m| unsafe { m.panel(panel, groups) });
+                let mut block = Codes::default();
+                for (lane, bytes) in self.rows_of(panel) {
+                    let blocks = bytes.chunks_exact(self.format.block_bytes());
+                    for (i, bytes) in blocks.enumerate() {
+                        block.decode(self.format, bytes);
+                        let at = i * block.len / per;
+                        put(&block.codes[..block.len], &mut out[at..at + block.len / per], lane);
+                        scales.set(i, lane, block.unit, &block.steps);
+                        if let Some(minima) = &mut minima {
+                            minima.set(i, lane, block.min_unit, &block.min_steps);
+                        }
+                    }
+                }
+            });
+        }
+        packed
+    }
+}
+
+/// Eight codes of four bits as one word, the first in the lowest bits.
+fn eight_nibbles(codes: [i8; 8]) -> u32 {
+    let x = u64::from_le_bytes(codes.map(i8::cast_unsigned));
+    // Halves the distance between the nibbles three times: 8 bits, 16, 32.
+    let x = (x | x >> 4) & 0x00ff_00ff_00ff_00ff;
+    let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+    (x | x >> 16) as u32
+}
+
+impl<C: super::panel::Code> CodePanels<C> {
+    fn zeroed(format: Format, panels: usize, cols: usize) -> Self {
+        let group = if format == Format::Q6K { 16 } else { 32 };
+        let factors = || Factors::zeroed(format.block_len() / group, panels, cols / group);
+        let minima = match format {
+            Format::Q4_0 => Minima::OfScale(-8.0),
+            Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => Minima::Each(factors()),
+            _ => Minima::Zero,
+        };
+        let codes = Buffer::zeroed(panels * (cols / C::STEP));
+        Self { codes, scales: factors(), minima, cols, group }
+    }
+}
+
+impl Factors {
+    /// `per_block` groups in a block, which share a unit.
+    fn zeroed(per_block: usize, panels: usize, groups: usize) -> Self {
+        Self {
+            units: Buffer::zeroed(panels * (groups / per_block)),
+            steps: (per_block > 1).then(|| Buffer::zeroed(panels * groups)),
+            shift: per_block.ilog2(),
+        }
+    }
+
+    fn shared(&mut self) -> SharedFactors<'_> {
+        SharedFactors {
+            units: SharedSlice::new(&mut self.units),
+            steps: self.steps.as_mut().map(|steps| SharedSlice::new(steps)),
+            shift: self.shift,
+        }
+    }
+}
+
+struct SharedFactors<'a> {
+    units: SharedSlice<'a, [u16; LANES]>,
+    steps: Option<SharedSlice<'a, [i8; LANES]>>,
+    shift: u32,
+}
+
+impl SharedFactors<'_> {
+    /// # Safety
+    /// The caller's task alone has this panel.
+    unsafe fn panel(&self, panel: usize, groups: usize) -> FactorsMut<'_> {
+        let units = groups >> self.shift;
+        FactorsMut {
+            // SAFETY: by this function's contract.
+            units: unsafe { self.units.range(panel * units..(panel + 1) * units) },
+            steps: self.steps.as_ref().map(|steps| {
+                // SAFETY: as above.
+                unsafe { steps.range(panel * groups..(panel + 1) * groups) }
+            }),
+            shift: self.shift,
+        }
+    }
+}
+
+/// One panel's factors.
+struct FactorsMut<'a> {
+    units: &'a mut [[u16; LANES]],
+    steps: Option<&'a mut [[i8; LANES]]>,
+    shift: u32,
+}
+
+impl FactorsMut<'_> {
+    fn set(&mut self, block: usize, lane: usize, unit: u16, steps: &[i8; 16]) {
+        self.units[block][lane] = unit;
+        if let Some(out) = &mut self.steps {
+            let out = &mut out[block << self.shift..(block + 1) << self.shift];
+            for (out, &step) in out.iter_mut().zip(steps) {
+                out[lane] = step;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_go_lowest_first() {
+        assert_eq!(eight_nibbles([1, 2, 3, 4, 5, 6, 7, 15]), 0xf765_4321);
+    }
+}

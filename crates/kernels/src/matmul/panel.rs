@@ -1,0 +1,324 @@
+//! Packed weights: panels of 16 output features, and their unpacking to vectors.
+//!
+//! In a panel, the 16 features' values for one k lie side by side. Plain formats are `[k][16]`.
+//! 4-bit codes are `[k / 8][16]` words: a word holds eight k of one feature, lowest bits first, so
+//! that one load serves eight steps. 8-bit codes (also those of 5 and 6 bits, which unpack too
+//! slowly otherwise) are `[k][16]`. Scales and minima are kept as the file has them (f16, times a
+//! small integer in the K formats): exact, and no bigger than there.
+
+use crate::{
+    buffer::{Buffer, Plain},
+    isa::{LANES, Simd},
+};
+
+/// One value for each feature of a panel.
+type Lanes<T> = [T; LANES];
+
+/// The packed matrix, by what unpacks it.
+pub(super) enum Weights {
+    F32(PlainPanels<F32>),
+    F16(PlainPanels<F16>),
+    Bf16(PlainPanels<Bf16>),
+    Int4(CodePanels<Int4>),
+    Int8(CodePanels<Int8>),
+}
+
+impl Weights {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::F32(panels) => panels.data.bytes(),
+            Self::F16(panels) => panels.data.bytes(),
+            Self::Bf16(panels) => panels.data.bytes(),
+            Self::Int4(panels) => panels.bytes(),
+            Self::Int8(panels) => panels.bytes(),
+        }
+    }
+}
+
+/// A packed matrix whose panels unpack in one way.
+pub(super) trait Panels: Sync {
+    type Panel<'a>: Panel
+    where
+        Self: 'a;
+    fn panel(&self, index: usize) -> Self::Panel<'_>;
+}
+
+/// One panel. Step `i` unpacks the weights of `STEP` consecutive k from `i * STEP`, one vector of 16
+/// features at a time; all steps of a group share its parameters.
+pub(super) trait Panel: Copy {
+    /// k per raw load.
+    const STEP: usize;
+    /// Scale and minimum.
+    type Params<S: Simd>: Copy;
+    /// What one load brings.
+    type Raw<S: Simd>: Copy;
+
+    /// k per group, a multiple of `STEP`.
+    fn group_len(&self) -> usize;
+    /// The parameters of group `index`.
+    fn params<S: Simd>(&self, s: S, index: usize) -> Self::Params<S>;
+    /// The load of step `index`.
+    fn raw<S: Simd>(&self, s: S, index: usize) -> Self::Raw<S>;
+    /// The next weights of a step; called `STEP` times per load.
+    fn next<S: Simd>(s: S, params: &Self::Params<S>, raw: &mut Self::Raw<S>) -> S::V;
+}
+
+/// How plain numbers are stored.
+pub(super) trait Number: Sync + 'static {
+    type Stored: Plain;
+    fn load<S: Simd>(s: S, from: &Lanes<Self::Stored>) -> S::V;
+}
+
+pub(super) struct F32;
+impl Number for F32 {
+    type Stored = f32;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &Lanes<f32>) -> S::V {
+        s.load(from)
+    }
+}
+
+pub(super) struct F16;
+impl Number for F16 {
+    type Stored = u16;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &Lanes<u16>) -> S::V {
+        s.load_f16(from)
+    }
+}
+
+pub(super) struct Bf16;
+impl Number for Bf16 {
+    type Stored = u16;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &Lanes<u16>) -> S::V {
+        s.load_bf16(from)
+    }
+}
+
+/// Plain numbers.
+pub(super) struct PlainPanels<N: Number> {
+    pub(super) data: Buffer<Lanes<N::Stored>>, // [panels][cols]
+    pub(super) cols: usize,
+}
+
+pub(super) struct PlainPanel<'a, N: Number> {
+    data: &'a [Lanes<N::Stored>], // [cols]
+}
+
+impl<N: Number> Clone for PlainPanel<'_, N> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<N: Number> Copy for PlainPanel<'_, N> {}
+
+impl<N: Number> Panels for PlainPanels<N> {
+    type Panel<'a> = PlainPanel<'a, N>;
+    #[inline]
+    fn panel(&self, index: usize) -> PlainPanel<'_, N> {
+        PlainPanel { data: &self.data[index * self.cols..][..self.cols] }
+    }
+}
+
+impl<N: Number> Panel for PlainPanel<'_, N> {
+    const STEP: usize = 1;
+    type Params<S: Simd> = ();
+    type Raw<S: Simd> = S::V;
+
+    #[inline(always)]
+    fn group_len(&self) -> usize {
+        self.data.len()
+    }
+    #[inline(always)]
+    fn params<S: Simd>(&self, _: S, _: usize) {}
+    #[inline(always)]
+    fn raw<S: Simd>(&self, s: S, index: usize) -> S::V {
+        N::load(s, &self.data[index])
+    }
+    #[inline(always)]
+    fn next<S: Simd>(_: S, (): &(), raw: &mut S::V) -> S::V {
+        *raw
+    }
+}
+
+/// A number per group: `unit[group / 2^shift] · step[group]`, or `unit[group]` alone.
+pub(super) struct Factors {
+    pub(super) units: Buffer<Lanes<u16>>, // f16 bits, [panels][groups >> shift]
+    pub(super) steps: Option<Buffer<Lanes<i8>>>, // [panels][groups]
+    pub(super) shift: u32,
+}
+
+/// The minima.
+pub(super) enum Minima {
+    /// The format has none.
+    Zero,
+    /// A multiple of the scale (Q4_0's codes are 8 too high).
+    OfScale(f32),
+    /// Stored.
+    Each(Factors),
+}
+
+impl Factors {
+    fn bytes(&self) -> usize {
+        self.units.bytes() + self.steps.as_ref().map_or(0, Buffer::bytes)
+    }
+
+    #[inline]
+    fn view(&self, panel: usize, groups: usize) -> FactorsView<'_> {
+        let units = groups >> self.shift;
+        FactorsView {
+            units: &self.units[panel * units..][..units],
+            steps: self.steps.as_ref().map(|steps| &steps[panel * groups..][..groups]),
+            shift: self.shift,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct FactorsView<'a> {
+    units: &'a [Lanes<u16>],
+    steps: Option<&'a [Lanes<i8>]>,
+    shift: u32,
+}
+
+impl FactorsView<'_> {
+    #[inline(always)]
+    fn get<S: Simd>(&self, s: S, group: usize) -> S::V {
+        match self.steps {
+            None => s.load_f16(&self.units[group]),
+            Some(steps) => {
+                s.mul(s.load_f16(&self.units[group >> self.shift]), s.load_i8(&steps[group]))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum MinimaView<'a> {
+    Zero,
+    OfScale(f32),
+    Each(FactorsView<'a>),
+}
+
+/// How integer codes are stored.
+pub(super) trait Code: Sync + 'static {
+    type Stored: Plain;
+    const STEP: usize;
+    type Raw<S: Simd>: Copy;
+    fn raw<S: Simd>(s: S, from: &Lanes<Self::Stored>) -> Self::Raw<S>;
+    fn next<S: Simd>(s: S, raw: &mut Self::Raw<S>) -> S::V;
+}
+
+pub(super) struct Int4;
+impl Code for Int4 {
+    type Stored = u32;
+    const STEP: usize = 8;
+    type Raw<S: Simd> = S::W;
+    #[inline(always)]
+    fn raw<S: Simd>(s: S, from: &Lanes<u32>) -> S::W {
+        s.load_words(from)
+    }
+    #[inline(always)]
+    fn next<S: Simd>(s: S, raw: &mut S::W) -> S::V {
+        s.next_nibble(raw)
+    }
+}
+
+pub(super) struct Int8;
+impl Code for Int8 {
+    type Stored = i8;
+    const STEP: usize = 1;
+    type Raw<S: Simd> = S::V;
+    #[inline(always)]
+    fn raw<S: Simd>(s: S, from: &Lanes<i8>) -> S::V {
+        s.load_i8(from)
+    }
+    #[inline(always)]
+    fn next<S: Simd>(_: S, raw: &mut S::V) -> S::V {
+        *raw
+    }
+}
+
+/// Integer codes with a scale and a minimum per group.
+pub(super) struct CodePanels<C: Code> {
+    pub(super) codes: Buffer<Lanes<C::Stored>>, // [panels][cols / STEP]
+    pub(super) scales: Factors,
+    pub(super) minima: Minima,
+    pub(super) cols: usize,
+    pub(super) group: usize,
+}
+
+impl<C: Code> CodePanels<C> {
+    fn bytes(&self) -> usize {
+        let minima = match &self.minima {
+            Minima::Each(factors) => factors.bytes(),
+            Minima::Zero | Minima::OfScale(_) => 0,
+        };
+        self.codes.bytes() + self.scales.bytes() + minima
+    }
+}
+
+pub(super) struct CodePanel<'a, C: Code> {
+    codes: &'a [Lanes<C::Stored>], // [cols / STEP]
+    scales: FactorsView<'a>,
+    minima: MinimaView<'a>,
+    group: usize,
+}
+
+impl<C: Code> Clone for CodePanel<'_, C> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<C: Code> Copy for CodePanel<'_, C> {}
+
+impl<C: Code> Panels for CodePanels<C> {
+    type Panel<'a> = CodePanel<'a, C>;
+    #[inline]
+    fn panel(&self, index: usize) -> CodePanel<'_, C> {
+        let groups = self.cols / self.group;
+        let steps = self.cols / C::STEP;
+        CodePanel {
+            codes: &self.codes[index * steps..][..steps],
+            scales: self.scales.view(index, groups),
+            minima: match &self.minima {
+                Minima::Zero => MinimaView::Zero,
+                Minima::OfScale(factor) => MinimaView::OfScale(*factor),
+                Minima::Each(factors) => MinimaView::Each(factors.view(index, groups)),
+            },
+            group: self.group,
+        }
+    }
+}
+
+impl<C: Code> Panel for CodePanel<'_, C> {
+    const STEP: usize = C::STEP;
+    type Params<S: Simd> = (S::V, S::V);
+    type Raw<S: Simd> = C::Raw<S>;
+
+    #[inline(always)]
+    fn group_len(&self) -> usize {
+        self.group
+    }
+    #[inline(always)]
+    fn params<S: Simd>(&self, s: S, index: usize) -> (S::V, S::V) {
+        let scale = self.scales.get(s, index);
+        let min = match &self.minima {
+            MinimaView::Zero => s.splat(0.0),
+            MinimaView::OfScale(factor) => s.mul(scale, s.splat(*factor)),
+            MinimaView::Each(factors) => factors.get(s, index),
+        };
+        (scale, min)
+    }
+    #[inline(always)]
+    fn raw<S: Simd>(&self, s: S, index: usize) -> C::Raw<S> {
+        C::raw(s, &self.codes[index])
+    }
+    #[inline(always)]
+    fn next<S: Simd>(s: S, &(scale, min): &(S::V, S::V), raw: &mut C::Raw<S>) -> S::V {
+        s.mul_add(C::next(s, raw), scale, min)
+    }
+}
