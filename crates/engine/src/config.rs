@@ -1,0 +1,51 @@
+//! Sizes and limits of an engine. Plain values: where they come from (flags, memory) is the
+//! caller's business.
+
+use std::io;
+
+/// Sizes and limits.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Most tokens of one step (prefill chunks and decode together). At least `max_running`, so
+    /// that every running sequence can have its decode row in every step.
+    pub max_batched_tokens: usize,
+    /// Most sequences running at once (each choice of a request is one sequence).
+    pub max_running: usize,
+    /// Most requests waiting; one more is refused. Zero refuses every request.
+    pub max_waiting: usize,
+    /// Longest sequence in tokens, prompt and answer.
+    pub max_model_len: usize,
+    /// KV blocks, of `wharf_model::BLOCK_TOKENS` tokens each.
+    pub num_blocks: usize,
+    /// Reuse full blocks of equal prefixes between requests. When off, the choices of one request
+    /// still share the blocks of their prompt.
+    pub prefix_caching: bool,
+    /// Ids that end a generation.
+    pub eos_token_ids: Vec<u32>,
+}
+
+impl EngineConfig {
+    /// Refuses configurations under which the engine could not keep its promises.
+    pub(crate) fn validate(&self) -> io::Result<()> {
+        let refuse = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        if self.max_running == 0 {
+            return refuse("max_running must be at least 1".into());
+        }
+        if self.max_batched_tokens < self.max_running {
+            return refuse(format!(
+                "max_batched_tokens ({}) must be at least max_running ({}): each running sequence \
+                 decodes one token per step",
+                self.max_batched_tokens, self.max_running
+            ));
+        }
+        if self.num_blocks == 0 || u32::try_from(self.num_blocks).is_err() {
+            return refuse(format!("num_blocks ({}) must be 1 to 2^32 - 1", self.num_blocks));
+        }
+        if self.max_model_len < 2 {
+            return refuse(
+                "max_model_len must be at least 2: one prompt token and one more".into(),
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,360 @@
+//! The handle, the thread behind it, and the step that the thread repeats.
+//!
+//! The thread `wharf-engine` owns everything that changes. It sleeps while it has no sequence, and
+//! looks for new requests between steps. A panic of the runner or the sampler is caught and fails
+//! the sequences it concerns; should the thread end all the same, every receiver gets `Failed`, and
+//! every submitter `Stopped`.
+
+use std::{
+    any::Any,
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
+
+use wharf_model::Batch;
+
+use crate::{
+    EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver, Runner, SubmitError,
+    block_cache::Salt,
+    events::{EventSink, Letter},
+    sampler::{Context, Sample, Sampler},
+    scheduler::{Plan, Scheduled, Scheduler},
+    sequence::{Rank, Request, Sequence},
+    stats::{QueueSlot, Shared},
+};
+
+/// Handle to a running engine. Clone freely. When the last one is dropped, the thread finishes what
+/// it has taken (dropping the receivers cancels that) and ends.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: EngineConfig,
+    vocab_size: usize,
+    shared: Arc<Shared>,
+    submissions: mpsc::Sender<Submission>,
+}
+
+/// A request on its way to the thread.
+struct Submission {
+    request: GenerateRequest,
+    slot: QueueSlot,
+    arrived: Instant,
+    // [n]
+    sinks: Vec<EventSink>,
+}
+
+impl Submission {
+    fn open(request: GenerateRequest, slot: QueueSlot) -> (Self, Vec<Receiver>) {
+        let (sinks, receivers) = (0..request.n).map(|_| EventSink::channel()).unzip();
+        (Self { request, slot, arrived: Instant::now(), sinks }, receivers)
+    }
+}
+
+impl Engine {
+    /// Starts the engine's thread. The runner has room for `config.num_blocks` KV blocks.
+    ///
+    /// Fails with `InvalidInput` where the configuration contradicts itself, and where the system
+    /// gives no thread.
+    pub fn start(runner: Box<dyn Runner>, config: EngineConfig) -> io::Result<Self> {
+        config.validate()?;
+        let shared = Arc::new(Shared::default());
+        let (submissions, incoming) = mpsc::channel();
+        let vocab_size = runner.vocab_size();
+        let state = (config.clone(), Arc::clone(&shared));
+        thread::Builder::new().name("wharf-engine".into()).spawn(move || {
+            let (config, shared) = state;
+            let mut core = Core::new(runner, config, Arc::clone(&shared));
+            // Declared last, so dropped first: who sees `Failed` sees `is_alive() == false`.
+            let _stopped = StopOnDrop(shared);
+            core.run(&incoming);
+        })?;
+        Ok(Self { inner: Arc::new(Inner { config, vocab_size, shared, submissions }) })
+    }
+
+    /// Queues a request; one receiver per choice, in order. Never blocks.
+    pub fn submit(&self, request: GenerateRequest) -> Result<Vec<Receiver>, SubmitError> {
+        let Inner { config, vocab_size, shared, submissions } = &*self.inner;
+        if shared.is_stopped() {
+            return Err(SubmitError::Stopped);
+        }
+        request.validate(config, *vocab_size)?;
+        let slot = QueueSlot::take(shared, config.max_waiting)
+            .ok_or(SubmitError::QueueFull { limit: config.max_waiting })?;
+        let (submission, receivers) = Submission::open(request, slot);
+        submissions.send(submission).map_err(|_| SubmitError::Stopped)?;
+        Ok(receivers)
+    }
+
+    /// A snapshot. Each number is current as of the last step; together they may be a step apart.
+    pub fn stats(&self) -> EngineStats {
+        self.inner.shared.snapshot()
+    }
+
+    /// False when the thread has ended.
+    pub fn is_alive(&self) -> bool {
+        !self.inner.shared.is_stopped()
+    }
+
+    /// The configuration it runs with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+}
+
+struct StopOnDrop(Arc<Shared>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.set_stopped();
+    }
+}
+
+/// What a step made of one scheduled sequence.
+enum Outcome {
+    /// A part of its prompt is computed.
+    Computed,
+    Sampled(Sample),
+    Failed(String),
+}
+
+/// All state of an engine. Single-threaded; the tests drive it step by step.
+struct Core {
+    runner: Box<dyn Runner>,
+    config: EngineConfig,
+    vocab_size: usize,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    // [batch.logits_rows.len(), vocab_size]
+    logits: Vec<f32>,
+    stats: EngineStats,
+    shared: Arc<Shared>,
+    num_requests: u64,
+    /// Events not yet sent: they go out after the statistics that tell of them.
+    outbox: Vec<Letter>,
+}
+
+impl Core {
+    fn new(runner: Box<dyn Runner>, config: EngineConfig, shared: Arc<Shared>) -> Self {
+        let mut core = Self {
+            vocab_size: runner.vocab_size(),
+            runner,
+            scheduler: Scheduler::new(&config),
+            config,
+            sampler: Sampler::default(),
+            logits: Vec::new(),
+            stats: EngineStats::default(),
+            shared,
+            num_requests: 0,
+            outbox: Vec::new(),
+        };
+        core.publish();
+        core
+    }
+
+    /// Works until all handles are gone and all is done.
+    fn run(&mut self, incoming: &mpsc::Receiver<Submission>) {
+        loop {
+            if self.scheduler.is_empty() {
+                match incoming.recv() {
+                    Ok(submission) => self.accept(submission),
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            while let Ok(submission) = incoming.try_recv() {
+                self.accept(submission);
+            }
+            self.step();
+        }
+    }
+
+    fn accept(&mut self, submission: Submission) {
+        let Submission { request, slot, arrived, mut sinks } = submission;
+        let id = self.num_requests;
+        self.num_requests += 1;
+        if request.params.max_tokens == 0 {
+            drop(slot);
+            for sink in &mut sinks {
+                let started = Event::Started { cached_tokens: 0, queued: arrived.elapsed() };
+                self.outbox.push(sink.letter(started));
+                self.outbox.push(sink.letter(Event::Finished(FinishReason::Length)));
+            }
+            return self.publish();
+        }
+        let salt = match request.cache_salt {
+            _ if !self.config.prefix_caching => Salt::Request(id),
+            Some(salt) => Salt::Named(salt),
+            None => Salt::None,
+        };
+        let request = Rc::new(Request {
+            id,
+            priority: request.priority,
+            prompt: request.prompt,
+            seed: request.params.seed.unwrap_or_else(random_seed),
+            params: request.params,
+            salt,
+            arrived,
+            queue_slot: Some(slot).into(),
+            started: false.into(),
+            prompt_computed: false.into(),
+        });
+        for (choice, sink) in (0u32..).zip(sinks) {
+            self.scheduler.add(Sequence::new(Rc::clone(&request), choice, sink));
+        }
+    }
+
+    fn step(&mut self) {
+        let plan = self.plan();
+        let computed = self.forward(&plan.batch);
+        let outcomes = self.sample(&plan, computed);
+        self.deliver(&plan, outcomes);
+    }
+
+    fn plan(&mut self) -> Plan {
+        let plan = self.scheduler.plan();
+        for started in &plan.started {
+            let request = &started.request;
+            drop(request.queue_slot.take());
+            let (cached_tokens, queued) = (started.cached_tokens, request.arrived.elapsed());
+            for sequence in self.scheduler.choices(request) {
+                self.outbox.push(sequence.sink.letter(Event::Started { cached_tokens, queued }));
+            }
+        }
+        for scheduled in &plan.scheduled {
+            let answering =
+                self.scheduler.get(scheduled.rank).is_some_and(|s| !s.output.is_empty());
+            if answering && scheduled.num_rows == 1 {
+                self.stats.decode_rows += 1;
+            } else {
+                self.stats.prefill_rows += scheduled.num_rows as u64;
+            }
+        }
+        self.publish();
+        // Else the thread would turn without end: see `scheduler` on why this can't be.
+        debug_assert!(!plan.scheduled.is_empty() || self.scheduler.is_empty());
+        plan
+    }
+
+    /// Fills `self.logits`, `[batch.logits_rows.len(), vocab_size]`.
+    fn forward(&mut self, batch: &Batch) -> Result<(), String> {
+        if batch.tokens.is_empty() {
+            return Ok(());
+        }
+        self.stats.steps += 1;
+        let run = || self.runner.forward(batch, &mut self.logits);
+        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+            Err(format!("the model's step panicked: {}", panic_message(&*panic)))
+        });
+        let expected = batch.logits_rows.len() * self.vocab_size;
+        let result = result.and_then(|()| match self.logits.len() {
+            len if len == expected => Ok(()),
+            len => Err(format!("the model gave {len} logits instead of {expected}")),
+        });
+        if let Err(reason) = &result {
+            self.stats.failed_steps += 1;
+            tracing::error!(sequences = batch.sequences.len(), %reason, "a step failed");
+        }
+        result
+    }
+
+    /// One outcome for each of `plan.scheduled`.
+    fn sample(&mut self, plan: &Plan, computed: Result<(), String>) -> Vec<Outcome> {
+        if let Err(reason) = computed {
+            return plan.scheduled.iter().map(|_| Outcome::Failed(reason.clone())).collect();
+        }
+        let mut rows = 0..;
+        let mut outcomes = Vec::with_capacity(plan.scheduled.len());
+        for scheduled in &plan.scheduled {
+            let row = if scheduled.samples { rows.next() } else { None };
+            outcomes.push(match row {
+                Some(row) => self.sample_row(scheduled.rank, row),
+                None => Outcome::Computed,
+            });
+        }
+        outcomes
+    }
+
+    fn sample_row(&mut self, rank: Rank, row: usize) -> Outcome {
+        let Some(sequence) = self.scheduler.get(rank) else { return Outcome::Computed };
+        let logits = &self.logits[row * self.vocab_size..(row + 1) * self.vocab_size];
+        let context = Context {
+            params: &sequence.request.params,
+            prompt: &sequence.request.prompt,
+            output: &sequence.output,
+            eos_token_ids: &self.config.eos_token_ids,
+            seed: sequence.request.seed,
+            choice: sequence.choice,
+        };
+        match catch_unwind(AssertUnwindSafe(|| self.sampler.sample(logits, &context))) {
+            Ok(Ok(sample)) => Outcome::Sampled(sample),
+            Ok(Err(error)) => Outcome::Failed(error.to_string()),
+            Err(panic) => {
+                // Its scratch memory may be half-written.
+                self.sampler = Sampler::default();
+                let reason = format!("sampling panicked: {}", panic_message(&*panic));
+                tracing::error!(%reason, "a sequence failed");
+                Outcome::Failed(reason)
+            }
+        }
+    }
+
+    /// Moves the sequences on, gives back the blocks of those that end, and tells the receivers.
+    fn deliver(&mut self, plan: &Plan, outcomes: Vec<Outcome>) {
+        for (&scheduled, outcome) in plan.scheduled.iter().zip(outcomes) {
+            let last = match outcome {
+                // Not committed: what a failed step wrote is never found by others.
+                Outcome::Failed(reason) => Some(Event::Failed(reason)),
+                Outcome::Computed => self.advance(scheduled, None),
+                Outcome::Sampled(sample) => self.advance(scheduled, Some(sample)),
+            };
+            if let Some(event) = last
+                && let Some(mut sequence) = self.scheduler.retire(scheduled.rank)
+            {
+                self.outbox.push(sequence.sink.letter(event));
+            }
+        }
+        self.publish();
+    }
+
+    /// Returns the sequence's last event, if it ends here.
+    fn advance(&mut self, scheduled: Scheduled, sample: Option<Sample>) -> Option<Event> {
+        let sequence = self.scheduler.commit(scheduled)?;
+        let Sample { id, logprob } = sample?;
+        self.stats.generation_tokens += 1;
+        let finish = sequence.push(id, &self.config);
+        if matches!(finish, None | Some(FinishReason::Length)) {
+            self.outbox.push(sequence.sink.letter(Event::Token { id, logprob }));
+        }
+        finish.map(Event::Finished)
+    }
+
+    /// Statistics first, then the events.
+    fn publish(&mut self) {
+        self.scheduler.count(&mut self.stats);
+        self.shared.publish(&self.stats);
+        for (receiver, event) in self.outbox.drain(..) {
+            // An error means that the receiver is gone; the next plan drops the sequence.
+            let _ = receiver.send(event);
+        }
+    }
+}
+
+/// For requests without a seed. The standard library's hash keys are the system's random numbers.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests;

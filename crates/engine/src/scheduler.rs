@@ -1,0 +1,354 @@
+//! Decides which tokens run in each step, and which sequences have blocks.
+//!
+//! Every running sequence with one token to go has its row first, so a long prompt never stalls
+//! the streams beside it; what is left of the budget goes to chunks of prefill in order of rank
+//! (priority, then arrival). Nothing overtakes a waiting sequence of better rank.
+//!
+//! Why it always makes progress: a sequence gets blocks for all its tokens when it is admitted, so
+//! only decode rows ask for more; when none is left, the running sequence of the worst rank loses
+//! its blocks (all it has computed is in the cache or is recomputed), and that is never one of
+//! better rank than the asker. So the best one always runs, and alone it always fits, because
+//! `submit` refuses what wouldn't. And the budget is at least `max_running`, so there is a row for
+//! every decoding sequence, and at least one for a prompt that runs beside them.
+//!
+//! The choices of a request share the full blocks of its prompt through the prefix index: the first
+//! computes the prompt, the others wait for it, find it there, and compute only the tail that
+//! doesn't fill a block. No block is ever written by two sequences, so none is ever copied.
+//!
+//! Pure: no threads, no clock, no model.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+    rc::Rc,
+};
+
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence};
+
+use crate::{
+    EngineConfig, EngineStats,
+    block_cache::{BlockCache, BlockId},
+    sequence::{Rank, Request, Sequence},
+};
+
+/// What runs in one step.
+#[derive(Default)]
+pub(crate) struct Plan {
+    /// For the runner. `batch.sequences[i]` belongs to `scheduled[i]`.
+    pub(crate) batch: Batch,
+    pub(crate) scheduled: Vec<Scheduled>,
+    /// Requests scheduled for the first time.
+    pub(crate) started: Vec<Started>,
+}
+
+/// One sequence's part of a plan.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scheduled {
+    pub(crate) rank: Rank,
+    pub(crate) num_rows: usize,
+    /// Its rows reach its last token, so the step gives logits for the next one.
+    pub(crate) samples: bool,
+}
+
+/// A request scheduled for the first time.
+pub(crate) struct Started {
+    pub(crate) request: Rc<Request>,
+    /// Prompt tokens found in the prefix cache.
+    pub(crate) cached_tokens: usize,
+}
+
+/// What came of trying to admit a waiting sequence.
+enum Admission {
+    Admitted,
+    /// Another choice is computing the prompt; others may go on.
+    NotYet,
+    /// No slot or no blocks: nobody behind it may overtake.
+    Full,
+}
+
+/// All sequences and all blocks.
+pub(crate) struct Scheduler {
+    max_batched_tokens: usize,
+    max_running: usize,
+    cache: BlockCache,
+    waiting: BTreeMap<Rank, Sequence>,
+    running: BTreeMap<Rank, Sequence>,
+    prefix_cache_queries: u64,
+    prefix_cache_hits: u64,
+    prompt_tokens: u64,
+    preemptions: u64,
+}
+
+impl Scheduler {
+    pub(crate) fn new(config: &EngineConfig) -> Self {
+        Self {
+            max_batched_tokens: config.max_batched_tokens,
+            max_running: config.max_running,
+            // `EngineConfig::validate` has refused more than 2^32 - 1.
+            cache: BlockCache::new(u32::try_from(config.num_blocks).unwrap_or(u32::MAX)),
+            waiting: BTreeMap::new(),
+            running: BTreeMap::new(),
+            prefix_cache_queries: 0,
+            prefix_cache_hits: 0,
+            prompt_tokens: 0,
+            preemptions: 0,
+        }
+    }
+
+    /// No sequence waits or runs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Queues a sequence.
+    pub(crate) fn add(&mut self, sequence: Sequence) {
+        self.waiting.insert(sequence.rank(), sequence);
+    }
+
+    /// Plans the next step. Sequences that nobody wants any more are gone first.
+    pub(crate) fn plan(&mut self) -> Plan {
+        self.drop_cancelled();
+        let mut plan = Plan::default();
+        self.plan_decode(&mut plan);
+        self.plan_prefill(&mut plan);
+        plan
+    }
+
+    /// The rows of a planned sequence have been computed. Its blocks that are now full can be
+    /// found by others from here on, and not before.
+    pub(crate) fn commit(&mut self, scheduled: Scheduled) -> Option<&mut Sequence> {
+        let sequence = self.running.get_mut(&scheduled.rank)?;
+        let first = sequence.num_computed / BLOCK_TOKENS;
+        sequence.num_computed += scheduled.num_rows;
+        for index in first..sequence.num_computed / BLOCK_TOKENS {
+            let (salt, table) = (&sequence.request.salt, &sequence.block_table);
+            let Some(parent) = self.cache.parent(salt, table, index) else { break };
+            let id = self.cache.insert(parent, sequence.block_tokens(index), table[index]);
+            sequence.block_table[index] = id;
+        }
+        if sequence.num_computed >= sequence.request.prompt.len() {
+            sequence.request.prompt_computed.set(true);
+        }
+        Some(sequence)
+    }
+
+    /// Takes a running sequence out, with its blocks given back.
+    pub(crate) fn retire(&mut self, rank: Rank) -> Option<Sequence> {
+        let mut sequence = self.running.remove(&rank)?;
+        self.cache.release_table(&mut sequence.block_table);
+        Some(sequence)
+    }
+
+    /// A running sequence.
+    pub(crate) fn get(&self, rank: Rank) -> Option<&Sequence> {
+        self.running.get(&rank)
+    }
+
+    /// All choices of a request, running or waiting.
+    pub(crate) fn choices(&mut self, request: &Request) -> impl Iterator<Item = &mut Sequence> {
+        let all = choices_of(request);
+        self.running.range_mut(all.clone()).chain(self.waiting.range_mut(all)).map(|(_, s)| s)
+    }
+
+    /// Fills in what the scheduler knows.
+    pub(crate) fn count(&self, stats: &mut EngineStats) {
+        stats.running = self.running.len();
+        stats.waiting_started = self.waiting.values().filter(|s| s.request.started.get()).count();
+        stats.blocks_total = self.cache.num_blocks();
+        stats.blocks_used = self.cache.num_used();
+        stats.prefix_cache_queries = self.prefix_cache_queries;
+        stats.prefix_cache_hits = self.prefix_cache_hits;
+        stats.prompt_tokens = self.prompt_tokens;
+        stats.preemptions = self.preemptions;
+    }
+
+    fn drop_cancelled(&mut self) {
+        self.waiting.retain(|_, sequence| !sequence.sink.is_closed());
+        let closed =
+            |(rank, sequence): (&Rank, &Sequence)| sequence.sink.is_closed().then_some(*rank);
+        let cancelled: Vec<Rank> = self.running.iter().filter_map(closed).collect();
+        for rank in cancelled {
+            self.retire(rank);
+        }
+    }
+
+    /// One row for every running sequence with one token to go.
+    fn plan_decode(&mut self, plan: &mut Plan) {
+        let decoding = |(rank, s): (&Rank, &Sequence)| (s.num_uncomputed() == 1).then_some(*rank);
+        let decoding: Vec<Rank> = self.running.iter().filter_map(decoding).collect();
+        for rank in decoding {
+            if self.grow(rank) {
+                self.schedule(plan, rank, 1);
+            }
+        }
+    }
+
+    /// Sees to it that a running sequence has blocks for all its tokens, at the cost of sequences
+    /// of worse rank. False: it is no longer running, because it was itself the worst.
+    fn grow(&mut self, rank: Rank) -> bool {
+        loop {
+            let Some(sequence) = self.running.get_mut(&rank) else { return false };
+            if sequence.block_table.len() >= sequence.num_blocks_needed() {
+                return true;
+            }
+            match self.cache.allocate() {
+                Some(id) => sequence.block_table.push(id),
+                None => self.preempt_worst(),
+            }
+        }
+    }
+
+    /// Puts the running sequence of the worst rank back in the queue. It keeps its tokens and loses
+    /// its blocks.
+    fn preempt_worst(&mut self) {
+        if let Some((rank, mut sequence)) = self.running.pop_last() {
+            self.cache.release_table(&mut sequence.block_table);
+            sequence.num_computed = 0;
+            self.preemptions += 1;
+            self.waiting.insert(rank, sequence);
+        }
+    }
+
+    /// Chunks for running and waiting sequences in order of rank, while the budget lasts.
+    fn plan_prefill(&mut self, plan: &mut Plan) {
+        let mut full = false;
+        let mut after = Unbounded;
+        while plan.batch.tokens.len() < self.max_batched_tokens {
+            let rest = (after, Unbounded);
+            let unfinished = |(_, s): &(&Rank, &Sequence)| s.num_uncomputed() > 1;
+            let running = self.running.range(rest).find(unfinished).map(|(rank, _)| *rank);
+            let waiting = self.waiting.range(rest).next().map(|(rank, _)| *rank);
+            let waiting = waiting.filter(|_| !full);
+            let Some(rank) = running.into_iter().chain(waiting).min() else { break };
+            after = Excluded(rank);
+            if waiting == Some(rank) {
+                match self.admit(rank, plan) {
+                    Admission::Admitted => {}
+                    Admission::NotYet => continue,
+                    Admission::Full => {
+                        full = true;
+                        continue;
+                    }
+                }
+            }
+            self.adopt(rank);
+            let budget = self.max_batched_tokens - plan.batch.tokens.len();
+            self.schedule(plan, rank, budget);
+        }
+    }
+
+    /// Gives a waiting sequence blocks for all its tokens, those that the index has first.
+    fn admit(&mut self, rank: Rank, plan: &mut Plan) -> Admission {
+        if self.running.len() >= self.max_running {
+            return Admission::Full;
+        }
+        let Some(sequence) = self.waiting.get(&rank) else { return Admission::Full };
+        let request = Rc::clone(&sequence.request);
+        let prefilling = !request.prompt_computed.get();
+        if prefilling && self.running.range(choices_of(&request)).next().is_some() {
+            return Admission::NotYet;
+        }
+        let needed = sequence.num_blocks_needed();
+        let mut block_table = self.cached_prefix(rank);
+        for &id in &block_table {
+            self.cache.acquire(id);
+        }
+        let num_cached = block_table.len();
+        // One block for each running sequence to grow into: else it would soon be preempted.
+        if self.cache.num_available() < needed - num_cached + self.running.len() {
+            self.cache.release_table(&mut block_table);
+            return Admission::Full;
+        }
+        block_table.extend((num_cached..needed).map_while(|_| self.cache.allocate()));
+        let Some(mut sequence) = self.waiting.remove(&rank) else { return Admission::Full };
+        sequence.block_table = block_table;
+        sequence.num_computed = num_cached * BLOCK_TOKENS;
+        self.running.insert(rank, sequence);
+        if !request.started.replace(true) {
+            let cached_tokens = num_cached * BLOCK_TOKENS;
+            self.prefix_cache_queries += request.prompt.len() as u64;
+            self.prefix_cache_hits += cached_tokens as u64;
+            self.prompt_tokens += request.prompt.len() as u64;
+            plan.started.push(Started { request, cached_tokens });
+        }
+        Admission::Admitted
+    }
+
+    /// The indexed blocks that hold the first tokens of a waiting sequence. The last token is never
+    /// among them: the model must run at least that one to give logits.
+    fn cached_prefix(&self, rank: Rank) -> Vec<BlockId> {
+        let mut block_table = Vec::new();
+        let Some(sequence) = self.waiting.get(&rank) else { return block_table };
+        for index in 0..(sequence.len() - 1) / BLOCK_TOKENS {
+            let found = self
+                .cache
+                .parent(&sequence.request.salt, &block_table, index)
+                .and_then(|parent| self.cache.find(parent, sequence.block_tokens(index)));
+            let Some(id) = found else { break };
+            block_table.push(id);
+        }
+        block_table
+    }
+
+    /// Skips what another sequence has computed since this one was admitted: two requests with the
+    /// same long prompt that arrive together compute it once.
+    fn adopt(&mut self, rank: Rank) {
+        let Some(sequence) = self.running.get_mut(&rank) else { return };
+        while sequence.num_computed.is_multiple_of(BLOCK_TOKENS)
+            && sequence.num_uncomputed() > BLOCK_TOKENS
+        {
+            let index = sequence.num_computed / BLOCK_TOKENS;
+            let (salt, table) = (&sequence.request.salt, &mut sequence.block_table);
+            let Some(parent) = self.cache.parent(salt, table, index) else { break };
+            let tokens = sequence.block_tokens(index);
+            let Some(id) = self.cache.find(parent, tokens) else { break };
+            self.cache.acquire(id);
+            self.cache.release(std::mem::replace(&mut sequence.block_table[index], id));
+            sequence.num_computed += BLOCK_TOKENS;
+        }
+    }
+
+    /// Adds up to `budget` of a running sequence's next rows to the plan.
+    fn schedule(&self, plan: &mut Plan, rank: Rank, budget: usize) {
+        let Some(sequence) = self.running.get(&rank) else { return };
+        let num_rows = sequence.num_uncomputed().min(budget);
+        let samples = num_rows == sequence.num_uncomputed();
+        let batch = &mut plan.batch;
+        let first_row = batch.tokens.len();
+        batch.tokens.extend(sequence.tokens(sequence.num_computed, num_rows));
+        batch.sequences.push(BatchSequence {
+            first_row,
+            num_rows,
+            start: sequence.num_computed,
+            block_table: sequence.block_table.clone(),
+        });
+        if samples {
+            batch.logits_rows.push(first_row + num_rows - 1);
+        }
+        plan.scheduled.push(Scheduled { rank, num_rows, samples });
+    }
+}
+
+/// The ranks of all choices of a request.
+fn choices_of(request: &Request) -> std::ops::RangeInclusive<Rank> {
+    let rank = |choice| Rank { priority: request.priority, request: request.id, choice };
+    rank(0)..=rank(u32::MAX)
+}
+
+#[cfg(test)]
+impl Scheduler {
+    /// Checks the books: every reference is some sequence's, and waiting ones have none.
+    pub(crate) fn check(&self) {
+        let tables: Vec<&[BlockId]> =
+            self.running.values().map(|sequence| &sequence.block_table[..]).collect();
+        self.cache.check(&tables);
+        assert!(self.waiting.values().all(|s| s.block_table.is_empty() && s.num_computed == 0));
+        assert!(self.running.len() <= self.max_running);
+    }
+
+    /// The running sequences with one token to go, and how many each has generated.
+    pub(crate) fn decoding(&self) -> Vec<(Rank, usize)> {
+        let decoding = self.running.iter().filter(|(_, s)| s.num_uncomputed() == 1);
+        decoding.map(|(rank, s)| (*rank, s.output.len())).collect()
+    }
+}

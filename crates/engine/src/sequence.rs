@@ -1,0 +1,113 @@
+//! One choice of one request, while the engine works on it.
+
+use std::{cell::Cell, rc::Rc, time::Instant};
+
+use wharf_model::BLOCK_TOKENS;
+
+use crate::{
+    EngineConfig, FinishReason, SamplingParams,
+    block_cache::{BlockId, BlockTokens, Salt},
+    events::EventSink,
+    stats::QueueSlot,
+};
+
+/// What the choices of a request have in common.
+pub(crate) struct Request {
+    /// Number in order of arrival.
+    pub(crate) id: u64,
+    pub(crate) priority: i64,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) params: SamplingParams,
+    /// Key of the random draws: `params.seed`, or one drawn at random.
+    pub(crate) seed: u64,
+    pub(crate) salt: Salt,
+    pub(crate) arrived: Instant,
+    /// Its place in the queue, given back when it is first scheduled.
+    pub(crate) queue_slot: Cell<Option<QueueSlot>>,
+    /// A choice of it has been scheduled.
+    pub(crate) started: Cell<bool>,
+    /// A choice of it has computed the whole prompt, so that the others find it in the cache.
+    pub(crate) prompt_computed: Cell<bool>,
+}
+
+/// Who goes first, and a sequence's name: lower priority values, then order of arrival, then choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    pub(crate) priority: i64,
+    pub(crate) request: u64,
+    pub(crate) choice: u32,
+}
+
+/// One choice of a request: prompt and answer so far, and where its keys and values are.
+pub(crate) struct Sequence {
+    pub(crate) request: Rc<Request>,
+    pub(crate) choice: u32,
+    /// The answer so far.
+    pub(crate) output: Vec<u32>,
+    /// `block_table[p / BLOCK_TOKENS]` holds position `p`. Empty while it waits.
+    pub(crate) block_table: Vec<BlockId>,
+    /// Positions whose keys and values are in the cache; always less than [`Self::len`].
+    pub(crate) num_computed: usize,
+    pub(crate) sink: EventSink,
+}
+
+impl Sequence {
+    pub(crate) fn new(request: Rc<Request>, choice: u32, sink: EventSink) -> Self {
+        let (output, block_table) = (Vec::new(), Vec::new());
+        Self { request, choice, output, block_table, num_computed: 0, sink }
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        let Request { priority, id, .. } = *self.request;
+        Rank { priority, request: id, choice: self.choice }
+    }
+
+    /// Tokens, prompt and answer.
+    pub(crate) fn len(&self) -> usize {
+        self.request.prompt.len() + self.output.len()
+    }
+
+    /// Tokens still to run through the model before the next one can be sampled; at least 1.
+    pub(crate) fn num_uncomputed(&self) -> usize {
+        self.len() - self.num_computed
+    }
+
+    /// Tokens at positions `start..start + count`.
+    pub(crate) fn tokens(&self, start: usize, count: usize) -> impl Iterator<Item = u32> {
+        let prompt = &self.request.prompt;
+        let answered = start.saturating_sub(prompt.len());
+        let from_prompt = prompt.iter().skip(start);
+        from_prompt.chain(self.output.iter().skip(answered)).take(count).copied()
+    }
+
+    /// Token ids of block `index`, which must be full.
+    pub(crate) fn block_tokens(&self, index: usize) -> BlockTokens {
+        let mut block = [0; BLOCK_TOKENS];
+        let tokens = self.tokens(index * BLOCK_TOKENS, BLOCK_TOKENS);
+        for (slot, token) in block.iter_mut().zip(tokens) {
+            *slot = token;
+        }
+        block
+    }
+
+    /// Blocks for all its tokens.
+    pub(crate) fn num_blocks_needed(&self) -> usize {
+        self.len().div_ceil(BLOCK_TOKENS)
+    }
+
+    /// Appends a sampled token and says whether it ends the sequence. A token that ends it as
+    /// end-of-sequence or stop token isn't appended.
+    pub(crate) fn push(&mut self, id: u32, config: &EngineConfig) -> Option<FinishReason> {
+        let params = &self.request.params;
+        if !params.ignore_eos && config.eos_token_ids.contains(&id) {
+            return Some(FinishReason::Eos(id));
+        }
+        if params.stop_token_ids.contains(&id) {
+            return Some(FinishReason::StopToken(id));
+        }
+        self.output.push(id);
+        let full = self.output.len() >= self.request.params.max_tokens
+            || self.len() >= config.max_model_len;
+        full.then_some(FinishReason::Length)
+    }
+}
