@@ -179,6 +179,7 @@ fn check(folder: &Path, isa: Isa, failures: &mut Vec<String>) -> Outcome<(String
 fn compare(trace: &Trace, prompts: &[Prompt], label: &str, failures: &mut Vec<String>) -> f32 {
     let mut largest: f32 = 0.0;
     for (index, prompt) in prompts.iter().enumerate() {
+        assert_eq!(prompt.logits.len(), trace.logits[index].len(), "{label}: rows of logits");
         for (row, ours) in prompt.logits.iter().zip(&trace.logits[index]) {
             let difference = largest_difference(&row.values, ours);
             // Not `>`: a NaN is a failure too.

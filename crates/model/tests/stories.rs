@@ -1,0 +1,156 @@
+//! Trained models against Hugging Face transformers: the story models of `shared/fixtures/models`, a
+//! folder beside the checkout that not everyone has. Without it these tests say so and pass.
+//!
+//! Random weights (`parity.rs`) find every wrong formula; trained ones have the outliers and the
+//! near-certain tokens that random ones lack. One file each in F32, F16, Q8_0 and Q4_0.
+
+use std::{
+    error::Error,
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model};
+
+/// Largest difference of a log-probability to transformers.
+const TOLERANCE: f32 = 1e-3;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    prompt_ids: Vec<u32>,
+    /// Of each prompt token after those before it; the first has none.
+    prompt_logprobs: Vec<Option<f32>>,
+    greedy_ids: Vec<u32>,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    /// (token, log-probability), best first.
+    top5: Vec<(u32, f32)>,
+}
+
+#[test]
+fn stories260k_safetensors() {
+    check("stories260k", ".", "golden_greedy.json");
+}
+
+#[test]
+fn stories260k_gguf_f32() {
+    check("stories260k", "stories260k-f32.gguf", "golden_greedy.json");
+}
+
+#[test]
+fn stories3m_safetensors() {
+    check("stories3m", ".", "golden_greedy.json");
+}
+
+#[test]
+fn stories3m_gguf_f32() {
+    check("stories3m", "stories3m-f32.gguf", "golden_greedy_gguf_f32.json");
+}
+
+#[test]
+fn stories3m_gguf_f16() {
+    check("stories3m", "stories3m-f16.gguf", "golden_greedy_gguf_f16.json");
+}
+
+#[test]
+fn stories3m_gguf_q8_0() {
+    check("stories3m", "stories3m-q8_0.gguf", "golden_greedy_gguf_q8_0.json");
+}
+
+#[test]
+fn stories3m_gguf_q4_0() {
+    check("stories3m", "stories3m-q4_0.gguf", "golden_greedy_gguf_q4_0.json");
+}
+
+fn check(name: &str, file: &str, golden: &str) {
+    let Some(folder) = fixture(name) else {
+        println!("skipped: no shared/fixtures/models/{name} beside the checkout");
+        return;
+    };
+    match largest_difference(&folder.join(file), &folder.join(golden)) {
+        Ok(largest) => println!("{name}/{file}: largest difference {largest:.1e}"),
+        Err(error) => panic!("{name}/{file}: {error}"),
+    }
+}
+
+fn fixture(name: &str) -> Option<PathBuf> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.parent()?;
+    let folder = checkout.parent()?.join("shared/fixtures/models").join(name);
+    folder.is_dir().then_some(folder)
+}
+
+fn largest_difference(model: &Path, golden: &Path) -> Outcome<f32> {
+    let golden: Golden = serde_json::from_slice(&fs::read(golden)?)?;
+    let threads = NonZeroUsize::new(2).ok_or("no threads")?;
+    let mut model = Model::load(model, &LoadOptions { isa: Isa::detect(), threads })?;
+    let mut largest: f32 = 0.0;
+    for (index, case) in golden.cases.iter().enumerate() {
+        let logprobs = all_logprobs(&mut model, case)?;
+        for (expected, position, token) in expectations(case) {
+            let difference = (logprobs[position][token as usize] - expected).abs();
+            // Not `>`: a NaN is an error too.
+            if !(difference <= TOLERANCE) {
+                return Err(format!("case {index}, position {position}: {difference}").into());
+            }
+            largest = largest.max(difference);
+        }
+        check_greedy(case, &logprobs).map_err(|error| format!("case {index}: {error}"))?;
+    }
+    Ok(largest)
+}
+
+/// `[positions][vocab_size]`: what each position of prompt and greedy tokens says of the next token.
+fn all_logprobs(model: &mut Model, case: &Case) -> Outcome<Vec<Vec<f32>>> {
+    let tokens: Vec<u32> = case.prompt_ids.iter().chain(&case.greedy_ids).copied().collect();
+    let (rows, vocab_size) = (tokens.len(), model.info().vocab_size);
+    let blocks = rows.div_ceil(BLOCK_TOKENS);
+    model.allocate_kv(blocks, KvFormat::F32);
+    let block_table = (0..blocks).map(u32::try_from).collect::<Result<_, _>>()?;
+    let sequences = vec![BatchSequence { first_row: 0, num_rows: rows, start: 0, block_table }];
+    let mut logits = Vec::new();
+    model.forward(&Batch { tokens, sequences, logits_rows: (0..rows).collect() }, &mut logits)?;
+    Ok(logits.chunks_exact(vocab_size).map(log_softmax).collect())
+}
+
+/// (log-probability, position that says it, token it is about)
+fn expectations(case: &Case) -> Vec<(f32, usize, u32)> {
+    let prompt = case.prompt_logprobs.iter().zip(&case.prompt_ids).enumerate();
+    let of_prompt =
+        prompt.filter_map(|(i, (logprob, token))| logprob.map(|logprob| (logprob, i - 1, *token)));
+    let last = case.prompt_ids.len() - 1;
+    let of_steps = case.steps.iter().enumerate().flat_map(|(i, step)| {
+        step.top5.iter().map(move |(token, logprob)| (*logprob, last + i, *token))
+    });
+    of_prompt.chain(of_steps).collect()
+}
+
+/// The best token is transformers' at every step, but where its two best are closer than the tolerance.
+fn check_greedy(case: &Case, logprobs: &[Vec<f32>]) -> Outcome<()> {
+    for (i, (step, token)) in case.steps.iter().zip(&case.greedy_ids).enumerate() {
+        let row = &logprobs[case.prompt_ids.len() - 1 + i];
+        let near_tie = step.top5[0].1 - step.top5[1].1 < TOLERANCE;
+        let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if row[*token as usize] < best && !near_tie {
+            return Err(format!("step {i}: {token} is not the best token").into());
+        }
+    }
+    Ok(())
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f32> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+    logits.iter().map(|logit| (f64::from(logit - most) - sum.ln()) as f32).collect()
+}
