@@ -182,8 +182,8 @@ fn compare(trace: &Trace, prompts: &[Prompt], label: &str, failures: &mut Vec<St
         assert_eq!(prompt.logits.len(), trace.logits[index].len(), "{label}: rows of logits");
         for (row, ours) in prompt.logits.iter().zip(&trace.logits[index]) {
             let difference = largest_difference(&row.values, ours);
-            // Not `>`: a NaN is a failure too.
-            if !(difference <= TOLERANCE) {
+            // A NaN is a failure too.
+            if difference.is_nan() || difference > TOLERANCE {
                 failures.push(format!(
                     "{label}: prompt {index}, position {}: logits differ by {difference}",
                     row.position

@@ -100,8 +100,8 @@ fn largest_difference(model: &Path, golden: &Path) -> Outcome<f32> {
         let logprobs = all_logprobs(&mut model, case)?;
         for (expected, position, token) in expectations(case) {
             let difference = (logprobs[position][token as usize] - expected).abs();
-            // Not `>`: a NaN is an error too.
-            if !(difference <= TOLERANCE) {
+            // A NaN is an error too.
+            if difference.is_nan() || difference > TOLERANCE {
                 return Err(format!("case {index}, position {position}: {difference}").into());
             }
             largest = largest.max(difference);
