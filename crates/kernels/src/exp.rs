@@ -84,7 +84,15 @@ mod tests {
     fn edges() {
         for isa in Isa::available() {
             let mut x = [0.0; LANES];
-            x[..7].copy_from_slice(&[f32::NEG_INFINITY, -1e9, -88.0, 0.0, 1e9, f32::INFINITY, f32::NAN]);
+            x[..7].copy_from_slice(&[
+                f32::NEG_INFINITY,
+                -1e9,
+                -88.0,
+                0.0,
+                1e9,
+                f32::INFINITY,
+                f32::NAN,
+            ]);
             let y = all(isa, &[x]);
             assert_eq!(&y[..4], &[0.0, 0.0, 0.0, 1.0]);
             assert!(y[4].is_finite() && y[4] > 2e38 && y[4] == y[5]);

@@ -264,9 +264,7 @@ impl Shared {
 
     /// Waits for a region after `seen`; false when the team ends.
     fn wait(&self, number: usize, seen: u64) -> bool {
-        let ready = || {
-            self.state.0.load(SeqCst) / REGION != seen || self.shutdown.load(SeqCst)
-        };
+        let ready = || self.state.0.load(SeqCst) / REGION != seen || self.shutdown.load(SeqCst);
         if !spin_until(ready) {
             loop {
                 self.sleeping[number].store(true, SeqCst);

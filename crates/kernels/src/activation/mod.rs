@@ -102,7 +102,9 @@ mod tests {
         for isa in Isa::available() {
             let mut gate = [-1e30, -200.0, 0.0, 200.0, f32::NAN];
             silu_mul(isa, &mut gate, &[1.0; 5]);
-            assert!(gate[1].abs() < 1e-30 && gate[2] == 0.0 && gate[3] == 200.0 && gate[4].is_nan());
+            assert!(
+                gate[1].abs() < 1e-30 && gate[2] == 0.0 && gate[3] == 200.0 && gate[4].is_nan()
+            );
         }
     }
 }

@@ -203,9 +203,9 @@ impl<E: Element> Kernel for WriteHead<'_, E> {
                 let (keys, values) =
                     self.blocks[block..][..self.shape.block_len()].split_at_mut(head_dim);
                 let values = &mut values[slot * vectors..][..vectors];
-                let pairs = self.k[at..][..head_dim].chunks(LANES).zip(
-                    self.v[at..][..head_dim].chunks(LANES),
-                );
+                let pairs = self.k[at..][..head_dim]
+                    .chunks(LANES)
+                    .zip(self.v[at..][..head_dim].chunks(LANES));
                 for ((k, v), (keys, value)) in
                     pairs.zip(keys.chunks_mut(LANES).zip(values.iter_mut()))
                 {

@@ -63,9 +63,9 @@ pub struct AttentionScratch {
 
 #[derive(Default)]
 struct WorkerScratch {
-    q: Vec<f32>,              // [head_dim, rows]
+    q: Vec<f32>,               // [head_dim, rows]
     scores: Vec<[f32; LANES]>, // [rows, blocks]
-    out: Vec<[f32; LANES]>,   // [rows, head_dim / 16 rounded up]
+    out: Vec<[f32; LANES]>,    // [rows, head_dim / 16 rounded up]
 }
 
 /// Query rows that share the loads of one KV head: some tokens, and some heads of its group.
@@ -82,7 +82,7 @@ struct TileTask {
 /// Query rows per tile: as many as the registers take.
 fn most_rows(isa: Isa) -> usize {
     match isa.level() {
-        Level::Avx512 => 8,                  // 8 rows × 2 blocks of accumulators, of 32 registers
+        Level::Avx512 => 8, // 8 rows × 2 blocks of accumulators, of 32 registers
         Level::Avx2 | Level::Portable => 6, // 6 rows × 2 registers, of 16
     }
 }
@@ -170,7 +170,7 @@ struct Call<'a> {
     cache: &'a KvCache,
     layer: usize,
     seqs: &'a [SequenceRows<'a>],
-    q: &'a [f32],                // [rows, num_heads, head_dim]
+    q: &'a [f32],              // [rows, num_heads, head_dim]
     out: SharedSlice<'a, f32>, // as q
 }
 

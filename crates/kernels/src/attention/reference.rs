@@ -12,10 +12,10 @@ pub(super) fn attend(
 ) -> Vec<f64> {
     let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let seen = first..=position;
-    let dot = |k: &[f32]| -> f64 {
-        q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum()
-    };
-    let scores: Vec<f64> = k[seen.clone()].iter().map(|k| dot(k) * f64::from(shape.scale)).collect();
+    let dot =
+        |k: &[f32]| -> f64 { q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum() };
+    let scores: Vec<f64> =
+        k[seen.clone()].iter().map(|k| dot(k) * f64::from(shape.scale)).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
     let total: f64 = weights.iter().sum();

@@ -206,8 +206,8 @@ impl Block<'_> {
 }
 
 struct MultiplyAdd<'a, const M: usize, const N: usize> {
-    x: &'a [[f32; M]],           // [k]
-    w: [&'a [[f32; LANES]]; N],  // [k] each
+    x: &'a [[f32; M]],          // [k]
+    w: [&'a [[f32; LANES]]; N], // [k] each
     acc: &'a mut [[[f32; LANES]; N]; M],
 }
 

@@ -20,6 +20,8 @@ mod panel;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::Bits;
 
 use crate::{
     isa::{Isa, LANES},

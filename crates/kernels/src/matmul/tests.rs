@@ -1,1 +1,200 @@
+use std::num::NonZeroUsize;
 
+use proptest::prelude::*;
+
+use super::{PackError, PackedMatrix, matmul, reference};
+use crate::{isa::Isa, quant::Format, team::Team};
+
+/// A stream of bits that looks random enough (Steele et al. 2014, SplitMix64).
+pub(crate) struct Bits(pub(crate) u64);
+
+impl Bits {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    /// -1 to 1.
+    pub(crate) fn number(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn numbers(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.number()).collect()
+    }
+}
+
+/// `weights` weights in `format`: any codes, scales of a sensible size.
+fn source(format: Format, weights: usize, bits: &mut Bits) -> Vec<u8> {
+    let mut out = Vec::new();
+    let f16 = |bits: &mut Bits| half::f16::from_f32(bits.number() * 0.1).to_le_bytes();
+    for _ in 0..weights / format.block_len() {
+        let number = bits.number();
+        match format {
+            Format::F32 => out.extend(number.to_le_bytes()),
+            Format::F16 => out.extend(half::f16::from_f32(number).to_le_bytes()),
+            Format::Bf16 => out.extend(half::bf16::from_f32(number).to_le_bytes()),
+            _ => {
+                let mut block: Vec<u8> =
+                    (0..format.block_bytes()).map(|_| bits.next() as u8).collect();
+                let halves: &[usize] = match format {
+                    Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => &[0, 2],
+                    Format::Q6K => &[208],
+                    _ => &[0],
+                };
+                for &at in halves {
+                    block[at..at + 2].copy_from_slice(&f16(bits));
+                }
+                out.extend(block);
+            }
+        }
+    }
+    out
+}
+
+fn team(threads: usize) -> Team {
+    Team::new(NonZeroUsize::new(threads).unwrap())
+}
+
+fn multiply(isa: Isa, team: &Team, x: &[f32], m: usize, w: &PackedMatrix) -> Vec<u32> {
+    let mut y = vec![f32::NAN; m * w.rows()];
+    matmul(isa, team, x, m, w, &mut y);
+    y.into_iter().map(f32::to_bits).collect()
+}
+
+/// Every level against the oracle within the rounding of a chain of `cols` steps, all levels equal
+/// to the bit, and each row equal to itself alone.
+fn check(format: Format, rows: usize, cols: usize, m: usize, threads: usize, seed: u64) {
+    let shape = format!("{format:?} {rows}x{cols}, {m} rows, {threads} threads");
+    let mut bits = Bits(seed);
+    let src = source(format, rows * cols, &mut bits);
+    let x = bits.numbers(m * cols);
+    let team = team(threads);
+    let w = PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap();
+    let want = reference::matmul(&x, m, format, rows, cols, &src);
+    let mut first = None;
+    for isa in Isa::available() {
+        let y = multiply(isa, &team, &x, m, &w);
+        for (i, (y, (want, size))) in y.iter().zip(&want).enumerate() {
+            let error = (f64::from(f32::from_bits(*y)) - want).abs();
+            let bound = size * (cols + 2) as f64 * f64::from(f32::EPSILON) + 1e-30;
+            assert!(error <= bound, "{shape}, {:?}, output {i}: off by {error}", isa.level());
+        }
+        assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{shape}, {:?}", isa.level());
+        for row in 0..m {
+            let alone = multiply(isa, &team, &x[row * cols..][..cols], 1, &w);
+            assert_eq!(alone, y[row * rows..][..rows], "{shape}, {:?}, row {row}", isa.level());
+        }
+    }
+}
+
+#[test]
+fn every_format_on_every_level_over_odd_shapes() {
+    for format in Format::ALL {
+        let unit = format.block_len();
+        for (rows, blocks, m) in [(1, 1, 1), (17, 3, 2), (33, 2, 5), (48, 1, 13), (70, 2, 29)] {
+            let cols = if unit == 1 { 43 * blocks } else { unit * blocks };
+            check(format, rows, cols, m, 2, 7);
+        }
+    }
+}
+
+#[test]
+fn every_number_of_rows() {
+    for m in 0..=40 {
+        check(Format::F32, 40, 19, m, 1, m as u64);
+        check(Format::Q4_1, 40, 64, m, 2, m as u64);
+        check(Format::Q6K, 20, 256, m, 3, m as u64);
+    }
+}
+
+#[test]
+fn k_past_one_tile() {
+    for format in Format::ALL {
+        let cols = if format.block_len() == 1 { 600 } else { 768 };
+        check(format, 50, cols, 30, 2, 3);
+    }
+    check(Format::F32, 20, 256, 30, 2, 3);
+    check(Format::F32, 20, 257, 30, 2, 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn any_shape(
+        format in proptest::sample::select(Format::ALL.to_vec()),
+        rows in 1usize..80,
+        size in 1usize..300,
+        m in 1usize..70,
+        threads in 1usize..4,
+        seed: u64,
+    ) {
+        check(format, rows, size.next_multiple_of(format.block_len()), m, threads, seed);
+    }
+}
+
+#[test]
+fn rows_may_be_taken_in_another_order() {
+    let team = team(2);
+    for format in [Format::F32, Format::Q4K] {
+        let (rows, cols) = (37, 256);
+        let mut bits = Bits(5);
+        let src = source(format, rows * cols, &mut bits);
+        let x = bits.numbers(cols);
+        let pack = |row_of: &(dyn Fn(usize) -> usize + Sync)| {
+            let w = PackedMatrix::pack(&team, format, rows, cols, &src, row_of).unwrap();
+            multiply(Isa::detect(), &team, &x, 1, &w)
+        };
+        let straight = pack(&|r| r);
+        let turned = pack(&|r| rows - 1 - r);
+        assert!(straight.iter().eq(turned.iter().rev()));
+    }
+}
+
+#[test]
+fn a_source_of_the_wrong_size_is_refused() {
+    let team = team(1);
+    let pack = |format, rows, cols, src: &[u8]| {
+        PackedMatrix::pack(&team, format, rows, cols, src, &|r| r).err()
+    };
+    let short = PackError { rows: 2, cols: 3, format: Format::F32, need: Some(24), got: 23 };
+    assert_eq!(short.to_string(), "a 2x3 matrix in F32 needs 24 bytes, got 23 bytes");
+    assert_eq!(pack(Format::F32, 2, 3, &[0; 23]), Some(short));
+    assert_eq!(pack(Format::Q4_0, 1, 33, &[0; 18]).unwrap().need, None);
+    assert_eq!(pack(Format::F32, usize::MAX, usize::MAX, &[]).unwrap().need, None);
+    assert_eq!(pack(Format::F16, usize::MAX / 2, 16, &[]).unwrap().need, None);
+    assert_eq!(pack(Format::F32, 2, 3, &[0; 24]), None);
+}
+
+#[test]
+fn matrices_without_rows_or_columns() {
+    let team = team(2);
+    let none = PackedMatrix::pack(&team, Format::F32, usize::MAX, 0, &[], &|r| r).unwrap();
+    assert_eq!(none.bytes(), 0);
+    let flat = PackedMatrix::pack(&team, Format::F32, 3, 0, &[], &|r| r).unwrap();
+    assert_eq!(multiply(Isa::detect(), &team, &[], 2, &flat), vec![0; 6]);
+    let thin = PackedMatrix::pack(&team, Format::F32, 0, 5, &[], &|r| r).unwrap();
+    assert!(multiply(Isa::detect(), &team, &[1.0; 5], 1, &thin).is_empty());
+}
+
+#[test]
+fn bytes_held_are_about_the_source() {
+    let team = team(1);
+    for (format, bits) in
+        [(Format::Q4_0, 4.5), (Format::Q4_1, 5.0), (Format::Q4K, 4.625), (Format::Q8_0, 8.5)]
+    {
+        let src = source(format, 64 * 256, &mut Bits(1));
+        let w = PackedMatrix::pack(&team, format, 64, 256, &src, &|r| r).unwrap();
+        assert_eq!(w.bytes() as f64 * 8.0 / (64.0 * 256.0), bits, "{format:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "x is not [2, 4]")]
+fn a_wrong_x_is_refused() {
+    let team = team(1);
+    let w = PackedMatrix::pack(&team, Format::F32, 1, 4, &[0; 16], &|r| r).unwrap();
+    matmul(Isa::detect(), &team, &[0.0; 7], 2, &w, &mut [0.0; 2]);
+}

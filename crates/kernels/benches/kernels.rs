@@ -1,0 +1,100 @@
+//! Speed of the kernels on the shapes of a small model: `cargo bench -p wharf-kernels [level] [threads]`.
+//!
+//! Prints GB/s of packed weights and GFLOP/s, the best of several runs. Nothing is asserted: compare
+//! figures of one machine and one run only.
+
+use std::{
+    hint::black_box,
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
+
+use wharf_kernels::{
+    attention::{
+        AttentionScratch, AttentionShape, KvCache, KvFormat, KvShape, SequenceRows, attention,
+    },
+    isa::{Isa, Level},
+    matmul::{PackedMatrix, matmul},
+    quant::Format,
+    team::Team,
+};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let level = arguments.iter().find_map(|a| a.parse::<Level>().ok());
+    let isa = level.map_or_else(Isa::detect, |level| Isa::at(level).expect("not on this CPU"));
+    let threads = arguments.iter().find_map(|a| a.parse().ok());
+    let threads = threads.or_else(|| std::thread::available_parallelism().ok());
+    let team = Team::new(threads.unwrap_or(NonZeroUsize::MIN));
+    println!("{}, {} threads", isa.level(), team.threads());
+    empty_regions(&team);
+    matrices(isa, &team);
+    attend(isa, &team);
+}
+
+/// The shortest of the runs in about a fifth of a second.
+fn best(mut run: impl FnMut()) -> Duration {
+    run();
+    let start = Instant::now();
+    let mut best = Duration::MAX;
+    while start.elapsed() < Duration::from_millis(200) {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed());
+    }
+    best
+}
+
+fn empty_regions(team: &Team) {
+    let time = best(|| (0..100).for_each(|_| team.run(team.threads(), &|_, _| ())));
+    println!("an empty region: {:?}", time / 100);
+}
+
+fn matrices(isa: Isa, team: &Team) {
+    println!("{:16} {:>5} {:>5} {:>10} {:>8} {:>8}", "matrix", "", "m", "time", "GB/s", "GFLOP/s");
+    for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (49152, 576), (4096, 4096)] {
+        for format in [Format::Q4_1, Format::Q4K, Format::Q8_0, Format::Bf16, Format::F32] {
+            let Some(row_bytes) = format.row_bytes(cols) else { continue };
+            let src = vec![0x11u8; rows * row_bytes];
+            let start = Instant::now();
+            let w = PackedMatrix::pack(team, format, rows, cols, &src, &|r| r).expect("sizes fit");
+            let packing = start.elapsed();
+            for m in [1, 2, 4, 8, 16, 128, 512] {
+                if rows * m > 8 << 20 {
+                    continue;
+                }
+                let x = vec![0.01; m * cols];
+                let mut y = vec![0.0; m * rows];
+                let time = best(|| matmul(isa, team, &x, m, &w, black_box(&mut y)));
+                let bytes = w.bytes() as f64 / time.as_secs_f64() * 1e-9;
+                let flops = (2 * rows * cols * m) as f64 / time.as_secs_f64() * 1e-9;
+                let name = format!("{rows}x{cols}");
+                println!("{name:16} {format:5?} {m:5} {time:>10.1?} {bytes:8.1} {flops:8.1}");
+            }
+            println!("{:16} packing {packing:.1?}", "");
+        }
+    }
+}
+
+fn attend(isa: Isa, team: &Team) {
+    println!("{:32} {:>10} {:>8}", "attention (9 heads of 64, 3 KV)", "time", "GFLOP/s");
+    for format in [KvFormat::F32, KvFormat::F16] {
+        let shape = KvShape { num_blocks: 128, num_kv_heads: 3, head_dim: 64, format };
+        let cache = KvCache::new(1, shape);
+        let of = AttentionShape { num_heads: 9, scale: 0.125, window: None };
+        let block_table: Vec<u32> = (0..128).collect();
+        for (start, num_rows) in [(127, 1), (2047, 1), (0, 512), (1536, 512)] {
+            let seqs = [SequenceRows { first_row: 0, num_rows, start, block_table: &block_table }];
+            let q = vec![0.01; num_rows * 9 * 64];
+            let mut out = q.clone();
+            let mut scratch = AttentionScratch::default();
+            let time = best(|| {
+                attention(isa, team, of, &cache, 0, &seqs, &q, &mut scratch, black_box(&mut out));
+            });
+            let seen: usize = (start + 1..=start + num_rows).sum();
+            let flops = (4 * 9 * 64 * seen) as f64 / time.as_secs_f64() * 1e-9;
+            let name = format!("{num_rows} rows at {start}, {format:?}");
+            println!("{name:32} {time:>10.1?} {flops:8.1}");
+        }
+    }
+}
