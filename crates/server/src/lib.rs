@@ -1,42 +1,93 @@
 //! The HTTP server of one model: routes, SSE, admission, metrics.
-use std::{future::Future, sync::Arc, time::Duration};
+//!
+//! The way of a request: `routes` → `chat` or `completions` (parse, `refuse`, `validate`, `prompt`,
+//! all on the `compute` pool) → `generation` (engine channels) → `choice` (detokenise, stop
+//! strings, log-probabilities) → `answer` or `sse`. Nothing flows back: a client that leaves drops
+//! the answer, and with it the engine's receivers, which cancels the request.
+//!
+//! What is absent: a second way to make an error body (`error` has the only one), text handling
+//! that differs between plain and streaming answers (`choice` is shared), work on the runtime's
+//! threads that could block them, and a request that could end the process.
+
+mod admission;
+mod answer;
+mod auth;
+mod body;
+mod chat;
+mod choice;
+mod completions;
+mod compute;
+mod cors;
+mod error;
+mod fault;
+mod generation;
+mod logprobs;
+mod metrics;
+mod prompt;
+mod refuse;
+mod request_id;
+mod routes;
+mod sse;
+mod state;
+mod tokenize;
+mod validate;
+
+use admission::Phase;
+use axum::serve::ListenerExt;
+use state::AppState;
+use std::future::{Future, IntoFuture};
+use std::{sync::Arc, time::Duration};
 use wharf_engine::Engine;
 use wharf_text::{template::ChatTemplate, tokenizer::Tokenizer};
 
+/// How long answers that the drain's deadline has ended may take to reach their clients.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// The model behind the routes.
-#[allow(missing_docs)]
 pub struct ServedModel {
-    /// Names it answers to; the first is the one it reports.
+    /// Names it answers to; the first is the one it reports. At least one.
     pub names: Vec<String>,
+    /// The model's tokenizer.
     pub tokenizer: Arc<dyn Tokenizer>,
+    /// The model's chat template; without one, chat completions are refused.
     pub template: Option<ChatTemplate>,
+    /// The model's own defaults.
     pub defaults: SamplingDefaults,
+    /// Longest sequence in tokens, prompt and answer. The engine's limits may lower it.
     pub max_model_len: usize,
+    /// What generates.
     pub engine: Engine,
 }
 
-/// Where a request is silent and the model's generation_config.json is not.
+/// Where a request is silent and the model's generation_config.json is not. `None`: silent too.
 #[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
 pub struct SamplingDefaults {
+    /// 0..=2; 0 is greedy.
     pub temperature: Option<f32>,
+    /// Above 0, at most 1.
     pub top_p: Option<f32>,
+    /// 0 is off.
     pub top_k: Option<u32>,
+    /// 0..=1.
     pub min_p: Option<f32>,
+    /// Above 0; 1 is off.
     pub repetition_penalty: Option<f32>,
+    /// Most tokens of an answer.
     pub max_tokens: Option<usize>,
 }
 
 /// Settings of the server.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct ServerConfig {
-    /// Asked for as `Authorization: Bearer` when set.
+    /// Asked for as `Authorization: Bearer` when set, everywhere but on health, version and
+    /// metrics.
     pub api_key: Option<String>,
+    /// Larger bodies get 413.
     pub max_body_bytes: usize,
-    /// A comment line at least this often while a stream has nothing to say.
+    /// A comment line at least this often while a stream has nothing to say; zero sends none.
+    /// Proxies cut connections that are silent for longer; 15 s is a good value.
     pub sse_keep_alive: Duration,
-    /// How long running streams may go on after the shutdown signal.
+    /// How long running requests may go on after the shutdown signal.
     pub drain_timeout: Duration,
     /// Origins allowed by CORS; empty allows any.
     pub cors_origins: Vec<String>,
@@ -50,13 +101,53 @@ pub enum Listener {
     Unix(tokio::net::UnixListener),
 }
 
-/// Serves until `shutdown` completes, then drains: readiness 503 at once, running streams finish or end with an error event by the deadline.
+/// Serves until `shutdown` completes, then drains: readiness is 503 at once, new requests get 503
+/// with Retry-After, running requests finish or end with an error by
+/// [`ServerConfig::drain_timeout`]. Returns when all is written, or 2 s after that deadline.
+///
+/// # Errors
+/// What the operating system says against the listener.
 pub async fn serve(
     listener: Listener,
     model: ServedModel,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let _ = (listener, model, config, shutdown);
-    todo!()
+    let drain_timeout = config.drain_timeout;
+    let state = AppState::new(model, config);
+    let admission = Arc::clone(&state.admission);
+    let router = routes::router(state);
+    // Connections are accepted while the server drains, so that those who come are told.
+    let drained = {
+        let admission = Arc::clone(&admission);
+        async move {
+            shutdown.await;
+            tracing::info!(running = admission.running(), "draining");
+            admission.drain(drain_timeout).await;
+        }
+    };
+    let server = async {
+        match listener {
+            Listener::Tcp(listener) => {
+                // Tokens are small packets that somebody waits for.
+                let listener = listener.tap_io(|stream| {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "TCP_NODELAY");
+                    }
+                });
+                axum::serve(listener, router).with_graceful_shutdown(drained).into_future().await
+            }
+            Listener::Unix(listener) => {
+                axum::serve(listener, router).with_graceful_shutdown(drained).into_future().await
+            }
+        }
+    };
+    let farewell = async {
+        admission.reached(Phase::Over).await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        result = server => result,
+        () = farewell => Ok(()),
+    }
 }

@@ -1,0 +1,266 @@
+//! One choice's pipeline: engine events → detokeniser → stop strings → what the client may see.
+//!
+//! Plain and streaming answers both go through here, so they cannot differ: a plain answer is the
+//! updates added up. Text is held back in two places, unfinished characters in the detokeniser and
+//! possible beginnings of stop strings in the matcher; a token's log-probability comes with the
+//! update that completes its text, and where a stop string cuts a token, its bytes are cut too.
+//! So the `bytes` of all entries, joined, are the bytes of the content.
+use std::collections::VecDeque;
+use std::sync::Arc;
+use wharf_api::{FinishReason, StopReason};
+use wharf_engine::{Event, FinishReason as EngineFinish, TokenLogprob};
+use wharf_text::detokenizer::Detokenizer;
+use wharf_text::stop::{StopMatcher, StopOutcome};
+use wharf_text::tokenizer::Tokenizer;
+
+/// How a choice's tokens become text. The same for all choices of a request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ChoiceOptions {
+    /// Stop strings, none empty.
+    pub(crate) stops: Vec<String>,
+    /// Leave the stop string (or the text of the stop token) in the text.
+    pub(crate) include_stop: bool,
+    /// Hide special tokens.
+    pub(crate) skip_special_tokens: bool,
+    /// Hand out [`LogprobEntry`]s.
+    pub(crate) logprobs: bool,
+    /// Stop strings count only after this many tokens, as in vLLM.
+    pub(crate) min_tokens: usize,
+}
+
+/// What an event brings. Empty where everything it brings is held back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Update {
+    /// Text to append; whole characters.
+    pub(crate) text: String,
+    /// The tokens whose text is now complete. Empty where log-probabilities are not wanted.
+    pub(crate) logprobs: Vec<LogprobEntry>,
+    /// All ids that were generated since the last update, seen or not.
+    pub(crate) token_ids: Vec<u32>,
+    /// Set in the last update.
+    pub(crate) finish: Option<Finish>,
+}
+
+impl Update {
+    /// Nothing for a client to see.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.logprobs.is_empty() && self.finish.is_none()
+    }
+
+    /// Adds what came later.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.text.push_str(&later.text);
+        self.logprobs.extend(later.logprobs);
+        self.token_ids.extend(later.token_ids);
+        self.finish = later.finish.or(self.finish.take());
+    }
+}
+
+/// How a choice ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Finish {
+    pub(crate) reason: FinishReason,
+    /// The stop string or token; `None` for end-of-sequence, as in vLLM.
+    pub(crate) stop: Option<StopReason>,
+}
+
+/// A token with its log-probabilities.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LogprobEntry {
+    pub(crate) id: u32,
+    /// The bytes it added to the content; `None` for a hidden token.
+    pub(crate) bytes: Option<Vec<u8>>,
+    pub(crate) logprob: TokenLogprob,
+}
+
+/// A token whose text is not completely sent.
+struct Pending {
+    id: u32,
+    hidden: bool,
+    logprob: TokenLogprob,
+    /// Where it ends, in bytes as the tokens have them.
+    raw_end: usize,
+    /// Where it ends, in bytes of the text; `None` while that ends in the middle of a character.
+    text_end: Option<usize>,
+}
+
+/// The pipeline of one choice.
+pub(crate) struct Choice {
+    tokenizer: Arc<dyn Tokenizer>,
+    options: Arc<ChoiceOptions>,
+    detokenizer: Detokenizer,
+    matcher: StopMatcher,
+    /// Tokens generated, the one that ended the choice included.
+    generated: usize,
+    /// Bytes of all tokens shown so far.
+    raw: usize,
+    /// Bytes of text that the detokeniser gave.
+    decoded: usize,
+    /// Bytes of text that the matcher let through.
+    sent: usize,
+    /// Text end of the last token handed out.
+    released: usize,
+    pending: VecDeque<Pending>,
+}
+
+impl Choice {
+    pub(crate) fn new(tokenizer: Arc<dyn Tokenizer>, options: Arc<ChoiceOptions>) -> Self {
+        Self {
+            detokenizer: Detokenizer::new(Arc::clone(&tokenizer), options.skip_special_tokens),
+            matcher: StopMatcher::new(&options.stops, options.include_stop),
+            tokenizer,
+            options,
+            generated: 0,
+            raw: 0,
+            decoded: 0,
+            sent: 0,
+            released: 0,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Tokens generated so far, the one that ended the choice included.
+    pub(crate) fn generated(&self) -> usize {
+        self.generated
+    }
+
+    /// What `event` brings.
+    ///
+    /// # Errors
+    /// The engine's own words, where the choice failed.
+    pub(crate) fn push(&mut self, event: Event) -> Result<Update, String> {
+        match event {
+            Event::Started { .. } => Ok(Update::default()),
+            Event::Token { id, logprob } => Ok(self.push_token(id, logprob)),
+            Event::Finished(EngineFinish::Eos(id)) => {
+                self.generated += 1;
+                Ok(self.end(Some(id), FinishReason::Stop, None))
+            }
+            Event::Finished(EngineFinish::StopToken(id)) => {
+                self.generated += 1;
+                let mut update = Update::default();
+                if self.options.include_stop {
+                    self.show(id, &mut update);
+                }
+                if update.finish.is_some() {
+                    // The token's own text completed a stop string.
+                    update.token_ids.push(id);
+                    return Ok(update);
+                }
+                let end = self.end(Some(id), FinishReason::Stop, Some(StopReason::Token(id)));
+                update.append(end);
+                Ok(update)
+            }
+            Event::Finished(EngineFinish::Length) => Ok(self.end(None, FinishReason::Length, None)),
+            Event::Failed(reason) => Err(reason),
+        }
+    }
+
+    fn push_token(&mut self, id: u32, logprob: Option<TokenLogprob>) -> Update {
+        self.generated += 1;
+        let mut update = Update { token_ids: vec![id], ..Update::default() };
+        if let Some(logprob) = logprob.filter(|_| self.options.logprobs) {
+            let hidden = self.options.skip_special_tokens && self.tokenizer.is_special(id);
+            let bytes = if hidden { 0 } else { self.tokenizer.token_bytes(id).len() };
+            let raw_end = self.raw + bytes;
+            self.pending.push_back(Pending { id, hidden, logprob, raw_end, text_end: None });
+        }
+        self.show(id, &mut update);
+        if update.finish.is_none() {
+            self.release_sent(&mut update.logprobs);
+        }
+        update
+    }
+
+    /// Turns a token into text and sends what may be sent.
+    fn show(&mut self, id: u32, update: &mut Update) {
+        if !(self.options.skip_special_tokens && self.tokenizer.is_special(id)) {
+            self.raw += self.tokenizer.token_bytes(id).len();
+        }
+        let mut text = String::new();
+        self.detokenizer.push(id, &mut text);
+        self.locate(text.len());
+        self.send(&text, update);
+    }
+
+    /// Works out where the pending tokens end in the text, which has just grown by `grown` bytes.
+    fn locate(&mut self, grown: usize) {
+        self.decoded += grown;
+        let certain = self.raw - self.detokenizer.held_back().min(self.raw);
+        for token in self.pending.iter_mut().rev() {
+            if token.text_end.is_some() {
+                break;
+            }
+            if token.raw_end <= certain {
+                // Exact for valid UTF-8. Invalid bytes become U+FFFD, of another length, and then
+                // it is the nearest place inside of what has just come.
+                token.text_end = Some(self.decoded - (certain - token.raw_end).min(grown));
+            }
+        }
+    }
+
+    /// Passes text through the matcher.
+    fn send(&mut self, text: &str, update: &mut Update) {
+        let before = update.text.len();
+        let outcome = if self.generated <= self.options.min_tokens {
+            update.text.push_str(text);
+            StopOutcome::Continue
+        } else {
+            self.matcher.push(text, &mut update.text)
+        };
+        self.sent += update.text.len() - before;
+        if let StopOutcome::Matched { index } = outcome {
+            let stop = self.options.stops.get(index).cloned().map(StopReason::Text);
+            update.finish = Some(Finish { reason: FinishReason::Stop, stop });
+            self.release_cut(&mut update.logprobs);
+        }
+    }
+
+    /// Hands out the tokens whose text is completely sent.
+    fn release_sent(&mut self, out: &mut Vec<LogprobEntry>) {
+        while let Some(token) = self.pending.front()
+            && token.text_end.is_some_and(|end| end <= self.sent)
+            && let Some(token) = self.pending.pop_front()
+        {
+            self.released = token.text_end.unwrap_or(self.released);
+            out.push(self.entry(token, usize::MAX));
+        }
+    }
+
+    /// Hands out the tokens before the cut that a stop string made, the last of them shortened.
+    fn release_cut(&mut self, out: &mut Vec<LogprobEntry>) {
+        while self.released < self.sent
+            && let Some(token) = self.pending.pop_front()
+        {
+            let room = self.sent - self.released;
+            self.released = token.text_end.unwrap_or(usize::MAX);
+            out.push(self.entry(token, room));
+        }
+        self.pending.clear();
+    }
+
+    fn entry(&self, token: Pending, most_bytes: usize) -> LogprobEntry {
+        let bytes = (!token.hidden).then(|| {
+            let bytes = self.tokenizer.token_bytes(token.id);
+            bytes[..bytes.len().min(most_bytes)].to_vec()
+        });
+        LogprobEntry { id: token.id, bytes, logprob: token.logprob }
+    }
+
+    /// The last update: everything that was held back.
+    fn end(&mut self, id: Option<u32>, reason: FinishReason, stop: Option<StopReason>) -> Update {
+        let mut update = Update { token_ids: id.into_iter().collect(), ..Update::default() };
+        let mut text = String::new();
+        self.detokenizer.finish(&mut text);
+        self.locate(text.len());
+        self.send(&text, &mut update);
+        if update.finish.is_none() {
+            self.matcher.finish(&mut update.text);
+            while let Some(token) = self.pending.pop_front() {
+                update.logprobs.push(self.entry(token, usize::MAX));
+            }
+            update.finish = Some(Finish { reason, stop });
+        }
+        update
+    }
+}

@@ -1,0 +1,340 @@
+//! Values of a request: checked against their ranges, and defaulted.
+//!
+//! In the order: the request, the model's generation_config.json, OpenAI's defaults. Each error
+//! names the field, the value and the range.
+use crate::SamplingDefaults;
+use crate::choice::ChoiceOptions;
+use crate::error::ApiError;
+use crate::state::AppState;
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use wharf_api::range;
+use wharf_api::{GenerationFields, Integer, StreamOptions};
+use wharf_engine::SamplingParams;
+use wharf_text::tokenizer::{Tokenizer, TokenizerError};
+
+/// What a request says on log-probabilities: `None`, or how many likely tokens.
+pub(crate) type Logprobs = Option<usize>;
+
+/// How long an answer may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lengths {
+    /// What the request asks for.
+    pub(crate) asked: Option<usize>,
+    /// Where it is silent, and the model too; `None`: whatever fits.
+    pub(crate) default: Option<usize>,
+}
+
+/// How the answer is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Streaming {
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
+}
+
+/// `n`.
+pub(crate) fn choices(fields: &GenerationFields) -> Result<usize, ApiError> {
+    let n = fields.n.map_or(1, |n| n.0);
+    integer_in("n", n, &range::CHOICES)?;
+    Ok(to_usize(n))
+}
+
+/// `stream` and `stream_options`.
+pub(crate) fn streaming(fields: &GenerationFields) -> Result<Streaming, ApiError> {
+    let stream = fields.stream == Some(true);
+    let options = fields.stream_options.clone().unwrap_or_default();
+    if !stream && options != StreamOptions::default() {
+        return Err(ApiError::field("stream_options", "it is only allowed with `stream`: true"));
+    }
+    let include_usage = options.include_usage == Some(true);
+    let continuous_usage = include_usage && options.continuous_usage_stats == Some(true);
+    Ok(Streaming { stream, include_usage, continuous_usage })
+}
+
+/// `max_tokens` by any of its names; the first that is there counts.
+pub(crate) fn lengths(
+    state: &AppState,
+    asked: &[(&str, Option<Integer>)],
+    route_default: Option<usize>,
+) -> Result<Lengths, ApiError> {
+    let default = state.defaults.max_tokens.or(route_default);
+    let Some((name, Integer(value))) =
+        asked.iter().find_map(|(name, value)| value.map(|value| (*name, value)))
+    else {
+        return Ok(Lengths { asked: None, default });
+    };
+    if value < 1 {
+        return Err(ApiError::field(name, format!("must be at least 1, got {value}")));
+    }
+    let limit = state.max_model_len;
+    if to_usize(value) > limit {
+        let reason = format!("{value} is more than the model's longest sequence, {limit} tokens");
+        return Err(ApiError::field(name, reason));
+    }
+    Ok(Lengths { asked: Some(to_usize(value)), default })
+}
+
+/// Everything but the length, which depends on the prompt: see [`fit`].
+///
+/// # Errors
+/// The first value out of its range.
+pub(crate) fn sampling(
+    state: &AppState,
+    fields: &GenerationFields,
+    logprobs: Logprobs,
+) -> Result<SamplingParams, ApiError> {
+    let SamplingDefaults { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
+        state.defaults;
+    let vocabulary = state.tokenizer.vocab_size();
+    let or = |asked: Option<f64>, model: Option<f32>, last: f64| {
+        asked.or(model.map(f64::from)).unwrap_or(last)
+    };
+    let temperature = or(fields.temperature, temperature, range::TEMPERATURE_DEFAULT);
+    number_in("temperature", temperature, &range::TEMPERATURE)?;
+    let top_p = or(fields.top_p, top_p, 1.0);
+    if !(top_p > 0.0 && top_p <= range::TOP_P_MAX) {
+        return Err(ApiError::field("top_p", format!("must be in (0, 1], got {top_p}")));
+    }
+    let min_p = or(fields.min_p, min_p, 0.0);
+    number_in("min_p", min_p, &range::MIN_P)?;
+    let repetition_penalty = or(fields.repetition_penalty, repetition_penalty, 1.0);
+    // As the engine will see it: a penalty so small or large that it is 0 or infinite there would
+    // make every logit so.
+    let as_f32 = repetition_penalty as f32;
+    if !(as_f32 > 0.0 && as_f32.is_finite()) {
+        let reason = format!("must be greater than 0 and finite, got {repetition_penalty}");
+        return Err(ApiError::field("repetition_penalty", reason));
+    }
+    let frequency_penalty = fields.frequency_penalty.unwrap_or(0.0);
+    number_in("frequency_penalty", frequency_penalty, &range::PENALTY)?;
+    let presence_penalty = fields.presence_penalty.unwrap_or(0.0);
+    number_in("presence_penalty", presence_penalty, &range::PENALTY)?;
+    let stops = fields.stop_token_ids.as_deref().unwrap_or_default();
+    if stops.len() > range::STOP_TOKEN_IDS_MAX {
+        return Err(too_many("stop_token_ids", stops.len(), range::STOP_TOKEN_IDS_MAX));
+    }
+    let allowed = fields.allowed_token_ids.as_deref();
+    if allowed.is_some_and(<[_]>::is_empty) {
+        return Err(ApiError::field("allowed_token_ids", "must not be empty"));
+    }
+    Ok(SamplingParams {
+        temperature: temperature as f32,
+        top_p: top_p as f32,
+        top_k: top_k_of(fields.top_k, top_k, vocabulary)?,
+        min_p: min_p as f32,
+        frequency_penalty: frequency_penalty as f32,
+        presence_penalty: presence_penalty as f32,
+        repetition_penalty: as_f32,
+        logit_bias: logit_bias(fields.logit_bias.as_ref(), vocabulary)?,
+        // The bits of the number; negative seeds are as good as others.
+        seed: fields.seed.map(|seed| seed.0.cast_unsigned()),
+        logprobs,
+        max_tokens: 0,
+        min_tokens: min_tokens(fields)?,
+        stop_token_ids: token_ids("stop_token_ids", stops, vocabulary)?,
+        ignore_eos: fields.ignore_eos == Some(true),
+        bad_words: bad_words(fields.bad_words.as_deref(), state.tokenizer.as_ref())?,
+        allowed_token_ids: allowed
+            .map(|ids| token_ids("allowed_token_ids", ids, vocabulary))
+            .transpose()?,
+    })
+}
+
+/// How text is made of the tokens.
+///
+/// # Errors
+/// Too many, empty or too long stop strings, or options that contradict each other.
+pub(crate) fn choice_options(
+    fields: &GenerationFields,
+    logprobs: Logprobs,
+) -> Result<ChoiceOptions, ApiError> {
+    let stops = &fields.stop.0;
+    if stops.len() > range::STOP_STRINGS_MAX {
+        return Err(too_many("stop", stops.len(), range::STOP_STRINGS_MAX));
+    }
+    for (at, stop) in stops.iter().enumerate() {
+        if stop.is_empty() {
+            return Err(ApiError::field(format!("stop[{at}]"), "must not be empty"));
+        }
+        if stop.len() > range::STOP_STRING_BYTES_MAX {
+            let reason = format!("longer than {} bytes", range::STOP_STRING_BYTES_MAX);
+            return Err(ApiError::field(format!("stop[{at}]"), reason));
+        }
+    }
+    let include_stop = fields.include_stop_str_in_output == Some(true);
+    let stops_at_tokens = fields.stop_token_ids.as_ref().is_some_and(|ids| !ids.is_empty());
+    if include_stop && stops_at_tokens && logprobs.is_some() {
+        // The engine gives no log-probability for the token that ends a choice.
+        let reason = "not together with both `stop_token_ids` and `logprobs`";
+        return Err(ApiError::unsupported("include_stop_str_in_output", reason));
+    }
+    Ok(ChoiceOptions {
+        stops: stops.clone(),
+        include_stop,
+        skip_special_tokens: fields.skip_special_tokens != Some(false),
+        logprobs: logprobs.is_some(),
+        min_tokens: min_tokens(fields)?,
+    })
+}
+
+/// Fits the answer's length to a prompt of `prompt` tokens: asked or default, at most what is left.
+///
+/// # Errors
+/// `context_length_exceeded` where nothing is left; an error where `min_tokens` is more.
+pub(crate) fn fit(
+    state: &AppState,
+    params: &SamplingParams,
+    lengths: Lengths,
+    prompt: usize,
+) -> Result<SamplingParams, ApiError> {
+    let limit = state.max_model_len;
+    if prompt >= limit {
+        return Err(ApiError::ContextLength { prompt, limit, at_least: false });
+    }
+    let room = limit - prompt;
+    let wanted = lengths.asked.or(lengths.default).unwrap_or(room);
+    let max_tokens = wanted.clamp(1, room);
+    // Against what was asked, not what it was clamped to: a prompt that grows must not turn a good
+    // request into a bad one.
+    if params.min_tokens > wanted {
+        let reason = format!("must be at most max_tokens, {wanted}, got {}", params.min_tokens);
+        return Err(ApiError::field("min_tokens", reason));
+    }
+    Ok(SamplingParams { max_tokens, ..params.clone() })
+}
+
+/// `cache_salt`.
+pub(crate) fn cache_salt(
+    fields: &GenerationFields,
+) -> Result<Option<std::sync::Arc<str>>, ApiError> {
+    let Some(salt) = fields.cache_salt.as_deref() else {
+        return Ok(None);
+    };
+    if salt.is_empty() || salt.chars().count() > range::CACHE_SALT_CHARS_MAX {
+        let reason = format!("must have 1 to {} characters", range::CACHE_SALT_CHARS_MAX);
+        return Err(ApiError::field("cache_salt", reason));
+    }
+    Ok(Some(salt.into()))
+}
+
+/// `top_logprobs` or the legacy `logprobs`.
+pub(crate) fn top_logprobs(name: &str, value: Integer) -> Result<usize, ApiError> {
+    integer_in(name, value.0, &range::TOP_LOGPROBS)?;
+    Ok(to_usize(value.0))
+}
+
+/// Ids, each of which the vocabulary must have.
+pub(crate) fn token_ids(
+    name: &str,
+    ids: &[Integer],
+    vocabulary: usize,
+) -> Result<Vec<u32>, ApiError> {
+    let check = |(at, id): (usize, &Integer)| {
+        u32::try_from(id.0).ok().filter(|&id| (id as usize) < vocabulary).ok_or_else(|| {
+            let reason = format!("the vocabulary has no token {}; it has {vocabulary}", id.0);
+            ApiError::field(format!("{name}[{at}]"), reason)
+        })
+    };
+    ids.iter().enumerate().map(check).collect()
+}
+
+fn min_tokens(fields: &GenerationFields) -> Result<usize, ApiError> {
+    let value = fields.min_tokens.map_or(0, |tokens| tokens.0);
+    if value < 0 {
+        return Err(ApiError::field("min_tokens", format!("must be at least 0, got {value}")));
+    }
+    Ok(to_usize(value))
+}
+
+fn top_k_of(
+    asked: Option<Integer>,
+    model: Option<u32>,
+    vocabulary: usize,
+) -> Result<u32, ApiError> {
+    let top_k = asked.map_or(model.map_or(0, i64::from), |top_k| top_k.0);
+    if top_k < -1 {
+        let reason = format!("must be 0 or -1 (off) or at least 1, got {top_k}");
+        return Err(ApiError::field("top_k", reason));
+    }
+    // More than the vocabulary is the vocabulary.
+    Ok(u32::try_from(to_usize(top_k).min(vocabulary)).unwrap_or(u32::MAX))
+}
+
+fn logit_bias(
+    biases: Option<&BTreeMap<String, f64>>,
+    vocabulary: usize,
+) -> Result<Vec<(u32, f32)>, ApiError> {
+    let mut out = Vec::new();
+    for (key, &bias) in biases.into_iter().flatten() {
+        let path = format!("logit_bias.{}", key.chars().take(32).collect::<String>());
+        let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < vocabulary);
+        let Some(id) = id else {
+            let reason = format!("not the id of one of the vocabulary's {vocabulary} tokens");
+            return Err(ApiError::field(path, reason));
+        };
+        number_in(&path, bias, &range::LOGIT_BIAS)?;
+        out.push((id, bias as f32));
+    }
+    Ok(out)
+}
+
+/// Each word as it is tokenised at the beginning of a text and after a space, as vLLM has it.
+fn bad_words(
+    words: Option<&[String]>,
+    tokenizer: &dyn Tokenizer,
+) -> Result<Vec<Vec<u32>>, ApiError> {
+    let words = words.unwrap_or_default();
+    if words.len() > range::BAD_WORDS_MAX {
+        return Err(too_many("bad_words", words.len(), range::BAD_WORDS_MAX));
+    }
+    let mut sequences = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let path = || format!("bad_words[{at}]");
+        let word = word.trim_start();
+        if word.is_empty() {
+            return Err(ApiError::field(path(), "must not be empty"));
+        }
+        let encode = |text: &str| {
+            tokenizer
+                .encode(text, false)
+                .map_err(|error: TokenizerError| ApiError::field(path(), error.to_string()))
+        };
+        let plain = encode(word)?;
+        let spaced = encode(&format!(" {word}"))?;
+        // The second only where it is the same word with another beginning; a space that is a
+        // token of its own would forbid that token sequence's tail twice.
+        if plain.len() == spaced.len() && plain.first() != spaced.first() {
+            sequences.push(spaced);
+        }
+        if !plain.is_empty() {
+            sequences.push(plain);
+        }
+    }
+    Ok(sequences)
+}
+
+fn integer_in(name: &str, value: i64, range: &RangeInclusive<i64>) -> Result<(), ApiError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (start, end) = (range.start(), range.end());
+    Err(ApiError::field(name, format!("must be in [{start}, {end}], got {value}")))
+}
+
+fn number_in(name: &str, value: f64, range: &RangeInclusive<f64>) -> Result<(), ApiError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (start, end) = (range.start(), range.end());
+    Err(ApiError::field(name, format!("must be in [{start}, {end}], got {value}")))
+}
+
+fn too_many(name: &str, count: usize, limit: usize) -> ApiError {
+    ApiError::field(name, format!("at most {limit}, got {count}"))
+}
+
+/// Negative becomes 0; the caller has checked the range where that matters.
+pub(crate) fn to_usize(value: i64) -> usize {
+    usize::try_from(value).unwrap_or(0)
+}
