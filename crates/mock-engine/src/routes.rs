@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -210,28 +210,24 @@ impl Reply {
     }
 }
 
-/// A fault's cut, as an error that makes the server break the connection.
-fn broken() -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "a fault was asked for")
+/// A body's end that makes the server break the connection, after some last text.
+fn break_off(last: &'static str) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send {
+    let broken = async {
+        // The error would overtake what is still in the server's write buffer: let that go first.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "a fault was asked for"))
+    };
+    stream::iter([Ok(Bytes::from_static(last.as_bytes()))]).chain(stream::once(broken))
 }
 
 fn streamed(
     reply: Reply,
     pieces: impl Stream<Item = Result<Piece, Cut>> + Send + 'static,
 ) -> Response {
-    let events = pieces.flat_map(move |piece| {
-        let frames = match piece {
-            Ok(piece) => vec![Ok(Bytes::from(reply.events(piece)))],
-            Err(Cut::Clean) => vec![Err(broken())],
-            Err(Cut::Inside) => vec![Ok(Bytes::from_static(b"data: {\"id\":\"ch")), Err(broken())],
-        };
-        // An error would overtake what is still in the server's write buffer: let that go first.
-        stream::iter(frames).then(|frame| async {
-            if frame.is_err() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-            frame
-        })
+    let events = pieces.flat_map(move |piece| match piece {
+        Ok(piece) => stream::iter([Ok(Bytes::from(reply.events(piece)))]).left_stream(),
+        Err(Cut::Clean) => break_off("").right_stream(),
+        Err(Cut::Inside) => break_off("data: {\"id\":\"ch").right_stream(),
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -249,11 +245,7 @@ async fn whole(reply: Reply, pieces: impl Stream<Item = Result<Piece, Cut>>) -> 
                 texts[choice as usize].push_str(reply.word(choice, index));
             }
             Ok(_) => {}
-            // A body that promises more than it delivers: the connection breaks.
-            Err(_) => {
-                return Body::from_stream(stream::iter([Err::<Bytes, _>(broken())]))
-                    .into_response();
-            }
+            Err(_) => return Body::from_stream(break_off("{\"id\":")).into_response(),
         }
     }
     let choices: Vec<Value> = texts
