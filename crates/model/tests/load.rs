@@ -1,0 +1,249 @@
+//! Loading whole models that are broken: each fault is an error that names the file and the field.
+//!
+//! The files are those of `tests/golden`, changed here.
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wharf_model::{
+    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, TokenizerSource,
+};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn load(path: &Path) -> Result<Model, ModelError> {
+    let threads = NonZeroUsize::new(2).unwrap();
+    Model::load(path, &LoadOptions { isa: Isa::detect(), threads })
+}
+
+/// A copy of a golden checkpoint, to be changed.
+fn copy_of(name: &str) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(golden(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::write(copy.path().join(path.file_name().unwrap()), fs::read(&path).unwrap()).unwrap();
+    }
+    copy
+}
+
+fn change_json(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// Rewrites the header of a safetensors file; its data stays.
+fn change_header(path: &Path, change: impl FnOnce(&mut Value)) {
+    let file = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let mut header = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    change(&mut header);
+    let header = header.to_string();
+    let mut changed = (header.len() as u64).to_le_bytes().to_vec();
+    changed.extend_from_slice(header.as_bytes());
+    changed.extend_from_slice(&file[8 + length..]);
+    fs::write(path, changed).unwrap();
+}
+
+/// (file's name, field) that loading is refused for.
+fn refused(path: &Path) -> (String, String) {
+    match load(path).err().expect("the model was accepted") {
+        ModelError::Invalid { file, field, .. } => {
+            (file.file_name().unwrap().to_string_lossy().into_owned(), field)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn pair(file: &str, field: &str) -> (String, String) {
+    (file.to_owned(), field.to_owned())
+}
+
+#[test]
+fn what_a_directory_says_of_itself() {
+    let model = load(&golden("llama-sharded")).unwrap();
+    let info = model.info();
+    assert_eq!(info.architecture, "LlamaForCausalLM");
+    assert_eq!((info.vocab_size, info.num_layers, info.num_kv_heads), (320, 2, 2));
+    assert!(matches!(&info.tokenizer, TokenizerSource::HuggingFace { tokenizer_json, .. }
+        if !tokenizer_json.is_empty()));
+    assert!(info.chat_template.is_some() && !info.eos_token_ids.is_empty());
+    assert!(info.weight_bytes > 0);
+}
+
+#[test]
+fn what_a_gguf_file_says_of_itself() {
+    let model = load(&golden("gguf-qwen3").join("model.gguf")).unwrap();
+    assert_eq!(model.info().architecture, "Qwen3ForCausalLM");
+    let TokenizerSource::Gguf(vocabulary) = &model.info().tokenizer else { panic!() };
+    assert_eq!(vocabulary.tokens.len(), model.info().vocab_size);
+}
+
+#[test]
+fn a_path_that_is_no_model() {
+    let empty = tempfile::tempdir().unwrap();
+    let error = load(empty.path()).err().unwrap().to_string();
+    assert!(error.contains("config.json"), "{error}");
+    assert!(load(&empty.path().join("none")).is_err());
+    assert_eq!(refused(&golden("qwen2").join("config.json")), pair("config.json", "magic"));
+}
+
+#[test]
+fn missing_files_are_named() {
+    for file in ["config.json", "tokenizer.json"] {
+        let copy = copy_of("qwen2");
+        fs::remove_file(copy.path().join(file)).unwrap();
+        let error = load(copy.path()).err().unwrap().to_string();
+        assert!(error.contains(file), "{error}");
+    }
+    let copy = copy_of("llama-sharded");
+    fs::remove_file(copy.path().join("model-00002-of-00004.safetensors")).unwrap();
+    let error = load(copy.path()).err().unwrap().to_string();
+    assert!(error.contains("model-00002-of-00004.safetensors"), "{error}");
+}
+
+#[test]
+fn a_config_that_the_tensors_contradict() {
+    let cases = [
+        (json!({"num_hidden_layers": 3}), "model.layers.2.self_attn.q_proj.weight"),
+        (json!({"num_hidden_layers": 4000}), "model.layers.2.self_attn.q_proj.weight"),
+        (json!({"vocab_size": 16_000_000}), "model.embed_tokens.weight"),
+        (json!({"hidden_size": 200_000, "head_dim": 8}), "model.embed_tokens.weight"),
+        (json!({"intermediate_size": 2_000_000}), "model.layers.0.mlp.gate_proj.weight"),
+        (json!({"num_hidden_layers": 1}), "model.layers.1.input_layernorm.weight"),
+    ];
+    for (fields, field) in cases {
+        let copy = copy_of("llama-rope-dynamic");
+        change_json(&copy.path().join("config.json"), |config| {
+            for (name, value) in fields.as_object().unwrap() {
+                config[name] = value.clone();
+            }
+        });
+        assert_eq!(refused(copy.path()), pair("model.safetensors", field), "{fields}");
+    }
+}
+
+#[test]
+fn an_untied_model_without_an_output_matrix() {
+    let copy = copy_of("llama-rope-dynamic");
+    change_json(&copy.path().join("config.json"), |config| {
+        config["tie_word_embeddings"] = false.into();
+    });
+    assert_eq!(refused(copy.path()), pair("model.safetensors", "lm_head.weight"));
+}
+
+#[test]
+fn a_bias_that_the_config_does_not_mention() {
+    let copy = copy_of("llama-bias");
+    change_json(&copy.path().join("config.json"), |config| {
+        config["mlp_bias"] = false.into();
+    });
+    let (_, field) = refused(copy.path());
+    assert!(field.contains("mlp") && field.ends_with(".bias"), "{field}");
+}
+
+#[test]
+fn headers_that_lie_are_refused() {
+    let embedding = "model.embed_tokens.weight";
+    let changes: [fn(&mut Value); 4] = [
+        |header| header["model.embed_tokens.weight"]["shape"] = json!([320, 33]),
+        |header| header["model.embed_tokens.weight"]["dtype"] = json!("I8"),
+        |header| header["model.embed_tokens.weight"]["data_offsets"] = json!([0, 1u64 << 60]),
+        |header| header["model.embed_tokens.weight"]["shape"] = json!([1u64 << 40, 1u64 << 40]),
+    ];
+    for change in changes {
+        let copy = copy_of("llama-rope-dynamic");
+        change_header(&copy.path().join("model.safetensors"), change);
+        assert_eq!(refused(copy.path()), pair("model.safetensors", embedding));
+    }
+    let copy = copy_of("llama-rope-dynamic");
+    let path = copy.path().join("model.safetensors");
+    let file = fs::read(&path).unwrap();
+    fs::write(&path, &file[..file.len() - 1]).unwrap();
+    assert_eq!(refused(copy.path()).0, "model.safetensors");
+}
+
+#[test]
+fn an_index_that_lies_is_refused() {
+    let index = "model.safetensors.index.json";
+    let copy = copy_of("llama-sharded");
+    change_json(&copy.path().join(index), |value| {
+        let map = value["weight_map"].as_object_mut().unwrap();
+        map["model.norm.weight"] = "../../etc/passwd".into();
+    });
+    assert_eq!(refused(copy.path()), pair(index, "weight_map.model.norm.weight"));
+    let copy = copy_of("llama-sharded");
+    change_json(&copy.path().join(index), |value| {
+        let map = value["weight_map"].as_object_mut().unwrap();
+        map.insert("new".into(), "model-00001-of-00004.safetensors".into());
+    });
+    assert_eq!(refused(copy.path()), pair(index, "weight_map.new"));
+}
+
+#[test]
+fn a_step_that_makes_no_sense_is_an_error() {
+    let mut model = load(&golden("qwen2")).unwrap();
+    let step = |token, start, block| Batch {
+        tokens: vec![token],
+        sequences: vec![BatchSequence {
+            first_row: 0,
+            num_rows: 1,
+            start,
+            block_table: vec![block],
+        }],
+        logits_rows: vec![0],
+    };
+    let mut logits = Vec::new();
+    assert!(model.forward(&step(1, 0, 0), &mut logits).is_err(), "no cache");
+    model.allocate_kv(1, KvFormat::F32);
+    assert!(model.forward(&step(u32::MAX, 0, 0), &mut logits).is_err());
+    assert!(model.forward(&step(1, usize::MAX, 0), &mut logits).is_err());
+    assert!(model.forward(&step(1, 0, 1), &mut logits).is_err());
+    assert!(model.forward(&Batch::default(), &mut logits).is_ok());
+    assert!(logits.is_empty());
+    assert!(model.forward(&step(1, 0, 0), &mut logits).is_ok());
+    assert_eq!(logits.len(), model.info().vocab_size);
+    model.allocate_kv(0, KvFormat::F16);
+    assert!(model.forward(&step(1, 0, 0), &mut logits).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_gguf_file_changed_anywhere_loads_or_is_refused(
+        changes in proptest::collection::vec((0usize..20_000, any::<u8>()), 1..4),
+    ) {
+        let mut file = fs::read(golden("gguf-llama-q4_0").join("model.gguf")).unwrap();
+        for (at, to) in changes {
+            let at = at % file.len();
+            file[at] = to;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        fs::write(&path, file).unwrap();
+        if let Ok(mut model) = load(&path) {
+            model.allocate_kv(1, KvFormat::F32);
+            let batch = Batch {
+                tokens: vec![0, 1],
+                sequences: vec![BatchSequence {
+                    first_row: 0, num_rows: 2, start: 0, block_table: vec![0],
+                }],
+                logits_rows: vec![1],
+            };
+            let _ = model.forward(&batch, &mut Vec::new());
+        }
+    }
+}
