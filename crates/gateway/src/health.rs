@@ -56,3 +56,47 @@ async fn ask(upstream: &Upstream, timeout: Duration) -> Result<(), Reason> {
         Err(_) => Err(format!("no answer to its health check in {} s", timeout.as_secs()).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::UnixListener, time::Instant};
+
+    use super::*;
+
+    // The clock is paused: it jumps ahead whenever nothing else is left to do.
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_never_answers_is_unhealthy_after_three_questions() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        // Connections are queued by the system and never served.
+        let _silent = UnixListener::bind(&socket).unwrap();
+        let start = Instant::now();
+        let reason = until_unhealthy(Upstream::new(socket)).await;
+        assert_eq!(&*reason, "no answer to its health check in 10 s");
+        assert_eq!(start.elapsed().as_secs(), 45);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_refuses_connections_is_unhealthy_sooner() {
+        let start = Instant::now();
+        let reason = until_unhealthy(Upstream::new("/nonexistent/socket".into())).await;
+        assert!(reason.contains("health check fails"), "{reason}");
+        assert_eq!(start.elapsed().as_secs(), 15);
+    }
+
+    #[tokio::test]
+    async fn an_engine_is_ready_once_it_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let ready = tokio::spawn(until_ready(Upstream::new(socket.clone())));
+        tokio::time::sleep(2 * READY_INTERVAL).await;
+        assert!(!ready.is_finished());
+        let listener = UnixListener::bind(&socket).unwrap();
+        let engine = wharf_mock_engine::MockEngine::new(wharf_mock_engine::MockConfig::default());
+        tokio::select! {
+            _ = engine.serve(listener, std::future::pending()) => panic!("ended"),
+            ready = ready => ready.unwrap(),
+        }
+    }
+}
