@@ -408,6 +408,9 @@ fn a_long_prompt_never_stalls_a_stream() {
             tokens += usize::from(matches!(event, Event::Token { .. }));
         }
     }
+    let mixed = bench.log().iter().filter(|batch| batch.sequences.len() == 2).count();
+    assert!(bench.log()[1..18].iter().all(|batch| batch.tokens.len() == 8));
+    assert_eq!(mixed, 19);
     // 7 rows a step are left for the prompt: 18 steps, and one more for its second token.
     assert_eq!(tokens, 19);
     assert_eq!(Answer::of(long).tokens.len(), 2);
@@ -607,7 +610,7 @@ fn a_configuration_that_contradicts_itself_is_refused() {
 
 #[derive(Debug, Clone)]
 enum Act {
-    Submit(GenerateRequest),
+    Submit(Box<GenerateRequest>),
     /// Drops the receiver of the n-th choice there is (modulo their number).
     Cancel(usize),
     Steps(usize),
@@ -645,7 +648,7 @@ prop_compose! {
 
 fn any_act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => any_request().prop_map(Act::Submit),
+        3 => any_request().prop_map(|request| Act::Submit(Box::new(request))),
         1 => (0usize..20).prop_map(Act::Cancel),
         3 => (0usize..20).prop_map(Act::Steps),
     ]
@@ -674,11 +677,11 @@ proptest! {
         for act in acts {
             match act {
                 Act::Submit(request) => {
-                    let Ok(choices) = bench.submit(request.clone()) else { continue };
+                    let Ok(choices) = bench.submit((*request).clone()) else { continue };
                     for (choice, receiver) in choices.into_iter().enumerate() {
                         receivers.insert((requests.len(), choice), receiver);
                     }
-                    requests.push(request);
+                    requests.push(*request);
                 }
                 Act::Cancel(which) if !receivers.is_empty() => {
                     let key = *receivers.keys().nth(which % receivers.len()).unwrap();

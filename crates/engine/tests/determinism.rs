@@ -1,0 +1,172 @@
+//! One request gives the same tokens and the same log-probability bits whatever the company: alone,
+//! in a batch, in chunks, with a cold or a warm cache, after preemption. With real models: the tiny
+//! checkpoints of `crates/model/tests/golden`, and the trained story models where
+//! `../shared/fixtures` lies beside the checkout.
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use wharf_engine::{
+    Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver,
+    SamplingParams,
+    model::{BLOCK_TOKENS, Isa, KvFormat, LoadOptions, Model},
+};
+
+/// Longest sequence of the tests.
+const LONGEST: usize = 120;
+
+/// What a receiver gets, with the bits of the log-probabilities.
+#[derive(Debug, PartialEq)]
+struct Answer {
+    tokens: Vec<u32>,
+    // [tokens][top + 1]
+    logprob_bits: Vec<Vec<u32>>,
+    finish: FinishReason,
+}
+
+fn collect(mut receiver: Receiver) -> Answer {
+    let (mut tokens, mut logprob_bits) = (Vec::new(), Vec::new());
+    loop {
+        match receiver.blocking_recv().expect("a last event") {
+            Event::Started { .. } => {}
+            Event::Token { id, logprob } => {
+                tokens.push(id);
+                let logprob = logprob.expect("asked for");
+                let all = logprob.top.iter().map(|top| top.1).chain([logprob.logprob]);
+                logprob_bits.push(all.map(f32::to_bits).collect());
+            }
+            Event::Finished(finish) => return Answer { tokens, logprob_bits, finish },
+            Event::Failed(reason) => panic!("{reason}"),
+        }
+    }
+}
+
+fn start(path: &Path, threads: usize, config: &EngineConfig) -> Engine {
+    let threads = NonZeroUsize::new(threads).expect("not zero");
+    let options = LoadOptions { isa: Isa::detect(), threads };
+    let mut model = Model::load(path, &options).unwrap_or_else(|error| panic!("{error}"));
+    model.allocate_kv(config.num_blocks, KvFormat::F32);
+    Engine::start(Box::new(model), config.clone()).expect("starts")
+}
+
+/// Submits all at once; answers by request and choice.
+fn run(engine: &Engine, requests: &[GenerateRequest]) -> Vec<Vec<Answer>> {
+    let submit = |request: &GenerateRequest| engine.submit(request.clone()).expect("taken");
+    let receivers: Vec<Vec<Receiver>> = requests.iter().map(submit).collect();
+    receivers.into_iter().map(|choices| choices.into_iter().map(collect).collect()).collect()
+}
+
+/// Prompts of several lengths, some with a common prefix; greedy and drawn; one with two choices.
+fn requests(vocab_size: usize, longest: usize) -> Vec<GenerateRequest> {
+    let ids = |count: usize, salt: usize| -> Vec<u32> {
+        (0..count).map(|i| ((i * 7919 + i * i * 31 + salt) % vocab_size) as u32).collect()
+    };
+    let request = |index: usize, prompt: Vec<u32>, n| GenerateRequest {
+        n,
+        params: SamplingParams {
+            temperature: if index.is_multiple_of(2) { 0.0 } else { 0.9 },
+            top_p: 0.95,
+            top_k: 40,
+            min_p: 0.0,
+            frequency_penalty: 0.1,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.1,
+            logit_bias: Vec::new(),
+            seed: Some(index as u64),
+            logprobs: Some(3),
+            max_tokens: longest - prompt.len(),
+            min_tokens: 0,
+            stop_token_ids: Vec::new(),
+            ignore_eos: true,
+            bad_words: Vec::new(),
+            allowed_token_ids: None,
+        },
+        prompt,
+        cache_salt: None,
+        priority: 0,
+    };
+    let shared = ids(longest / 3, 1);
+    let with = |own: usize| [&shared[..], &ids(own, own)].concat();
+    vec![
+        request(0, ids(5, 3), 1),
+        request(1, with(9), 1),
+        request(2, with(1), 1),
+        request(3, with(20), 2),
+        request(4, ids(longest / 2, 4), 1),
+        request(5, with(9), 1),
+    ]
+}
+
+/// All the ways against each request alone on a fresh engine, in one piece.
+fn check(path: &Path) {
+    let options = LoadOptions { isa: Isa::detect(), threads: NonZeroUsize::MIN };
+    let model = Model::load(path, &options).unwrap_or_else(|error| panic!("{error}"));
+    let info = model.info();
+    let longest = info.max_model_len.min(LONGEST);
+    let requests = requests(info.vocab_size, longest);
+    let roomy = EngineConfig {
+        max_batched_tokens: 512,
+        max_running: 16,
+        max_waiting: 100,
+        max_model_len: longest,
+        num_blocks: 100,
+        prefix_caching: true,
+        eos_token_ids: info.eos_token_ids.clone(),
+    };
+    let alone: Vec<Vec<Answer>> = requests
+        .iter()
+        .map(|request| run(&start(path, 1, &roomy), std::slice::from_ref(request)).remove(0))
+        .collect();
+    let same = |way: &str, engine: &Engine| -> EngineStats {
+        for (index, (answer, alone)) in run(engine, &requests).iter().zip(&alone).enumerate() {
+            assert_eq!(answer, alone, "{}: request {index}, {way}", path.display());
+        }
+        engine.stats()
+    };
+
+    let engine = start(path, 2, &roomy);
+    let cold = same("batched", &engine);
+    let warm = same("warm", &engine);
+    assert!(warm.prefix_cache_hits - cold.prefix_cache_hits >= (longest / 3) as u64);
+
+    let chunks = EngineConfig { max_batched_tokens: 9, max_running: 7, ..roomy.clone() };
+    same("in small chunks", &start(path, 2, &chunks));
+    let unshared = EngineConfig { prefix_caching: false, ..chunks.clone() };
+    same("in small chunks without prefix caching", &start(path, 2, &unshared));
+
+    let num_blocks = longest.div_ceil(BLOCK_TOKENS) + 3;
+    let cramped = EngineConfig { num_blocks, ..chunks };
+    let stats = same("preempted", &start(path, 2, &cramped));
+    assert!(stats.preemptions > 0, "{}: nothing was preempted", path.display());
+    assert_eq!(stats.blocks_used, 0);
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn a_request_gives_the_same_bits_alone_batched_warm_and_after_preemption() {
+    let golden = repository().join("crates/model/tests/golden");
+    for name in ["llama-gqa", "llama-rope-dynamic", "mistral-window", "qwen2", "qwen3"] {
+        check(&golden.join(name));
+    }
+    for name in ["gguf-llama-q4_1", "gguf-llama-q8_0", "gguf-llama-k"] {
+        check(&golden.join(name).join("model.gguf"));
+    }
+}
+
+#[test]
+fn trained_models_give_the_same_bits_in_any_company() {
+    let models = repository().join("../shared/fixtures/models");
+    for path in ["stories3m", "stories3m/stories3m-q4_0.gguf", "stories260k"] {
+        let path = models.join(path);
+        if path.exists() {
+            check(&path);
+        } else {
+            println!("skipped: there is no {}", path.display());
+        }
+    }
+}
