@@ -6,17 +6,20 @@
 //! knows files, names or requests; a step's indices have been checked before it gets here.
 
 use wharf_kernels::{
-    activation,
     attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention},
     isa::Isa,
     matmul::{PackedMatrix, matmul},
     norm,
     quant::{Format, dequantize},
-    rope::rotate,
     team::Team,
 };
 
-use crate::{batch::Batch, mmap::MappedFile, rope::Rope, rows};
+use crate::{
+    batch::Batch,
+    mmap::MappedFile,
+    rope::Rope,
+    rows::{self, Rotations},
+};
 
 /// y = x · Wᵀ + b.
 pub(crate) struct Linear {
@@ -129,9 +132,7 @@ impl Linear {
     fn forward(&self, compute: Compute<'_>, x: &[f32], rows: usize, out: &mut [f32]) {
         matmul(compute.isa, compute.team, x, rows, &self.weight, out);
         if let Some(bias) = &self.bias {
-            for row in out.chunks_exact_mut(bias.len()) {
-                activation::add(compute.isa, row, bias);
-            }
+            rows::add_bias(compute, out, bias);
         }
     }
 
@@ -228,11 +229,17 @@ impl Decoder {
         layer.key.forward(compute, normed, rows, key);
         layer.value.forward(compute, normed, rows, value);
         if let Some((query_norm, key_norm)) = &layer.query_key_norms {
-            norm::rms_norm_in_place(compute.isa, query, query_norm, self.rms_norm_eps);
-            norm::rms_norm_in_place(compute.isa, key, key_norm, self.rms_norm_eps);
+            rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
+            rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
-        self.rotate(rows, query, &scratch.cos, &scratch.sin);
-        self.rotate(rows, key, &scratch.cos, &scratch.sin);
+        let rotations = Rotations {
+            head_dim: self.head_dim,
+            half_dim: self.rope.half_dim(),
+            cos: &scratch.cos,
+            sin: &scratch.sin,
+        };
+        rows::rotate(compute, layer.query.weight.rows(), query, rotations);
+        rows::rotate(compute, layer.key.weight.rows(), key, rotations);
 
         cache.write(compute.isa, compute.team, index, step.sequences, key, value);
         attention(
@@ -251,17 +258,7 @@ impl Decoder {
             attended,
         );
         layer.attention_output.forward(compute, attended, rows, normed);
-        activation::add(compute.isa, hidden, normed);
-    }
-
-    /// Rotates every head of `x`, `[rows, heads, head_dim]`, by its row's position.
-    fn rotate(&self, rows: usize, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-        let half = self.rope.half_dim();
-        let width = x.len() / rows;
-        let rotations = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(rotations) {
-            rotate(row, self.head_dim, cos, sin);
-        }
+        rows::add(compute, self.hidden_size, hidden, normed);
     }
 
     /// hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))).
@@ -275,9 +272,9 @@ impl Decoder {
         rows::rms_norm(compute, hidden, &layer.feed_forward_norm, self.rms_norm_eps, normed);
         layer.gate.forward(compute, normed, rows, gate);
         layer.up.forward(compute, normed, rows, up);
-        rows::silu_mul(compute, rows, gate, up);
+        rows::silu_mul(compute, layer.gate.weight.rows(), gate, up);
         layer.down.forward(compute, gate, rows, normed);
-        activation::add(compute.isa, hidden, normed);
+        rows::add(compute, self.hidden_size, hidden, normed);
     }
 
     /// `logits[i]` = output(norm(hidden[wanted[i]])).

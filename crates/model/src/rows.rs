@@ -3,9 +3,7 @@
 //!
 //! Rows are independent, so how they are dealt out does not change a bit of the result.
 
-use std::sync::{Mutex, PoisonError};
-
-use wharf_kernels::{activation, norm};
+use wharf_kernels::{activation, norm, rope};
 
 use crate::decoder::Compute;
 
@@ -14,36 +12,78 @@ const TASK_VALUES: usize = 16 * 1024;
 
 /// `out[r] = rms_norm(x[r]) * weight`, `[rows, weight.len()]`.
 pub(crate) fn rms_norm(compute: Compute<'_>, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    in_tasks(compute, weight.len(), out, x, |x, out| {
+    in_tasks(compute, weight.len(), out, |first, out| {
+        let x = &x[first * weight.len()..][..out.len()];
         norm::rms_norm(compute.isa, x, weight, eps, out);
     });
 }
 
-/// `gate = silu(gate) * up`, `[rows, width]`.
-pub(crate) fn silu_mul(compute: Compute<'_>, rows: usize, gate: &mut [f32], up: &[f32]) {
-    let width = gate.len() / rows;
-    in_tasks(compute, width, gate, up, |up, gate| activation::silu_mul(compute.isa, gate, up));
+/// As [`rms_norm`], in place.
+pub(crate) fn rms_norm_in_place(compute: Compute<'_>, x: &mut [f32], weight: &[f32], eps: f32) {
+    in_tasks(compute, weight.len(), x, |_, x| {
+        norm::rms_norm_in_place(compute.isa, x, weight, eps);
+    });
 }
 
-/// Calls `operator(x, out)` on equal runs of whole rows (`[rows, width]` both).
+/// `gate = silu(gate) * up`, `[rows, width]`.
+pub(crate) fn silu_mul(compute: Compute<'_>, width: usize, gate: &mut [f32], up: &[f32]) {
+    in_tasks(compute, width, gate, |first, gate| {
+        activation::silu_mul(compute.isa, gate, &up[first * width..][..gate.len()]);
+    });
+}
+
+/// `x += y`, `[rows, width]`.
+pub(crate) fn add(compute: Compute<'_>, width: usize, x: &mut [f32], y: &[f32]) {
+    in_tasks(compute, width, x, |first, x| {
+        activation::add(compute.isa, x, &y[first * width..][..x.len()]);
+    });
+}
+
+/// `x[r] += bias`, `[rows, bias.len()]`.
+pub(crate) fn add_bias(compute: Compute<'_>, x: &mut [f32], bias: &[f32]) {
+    in_tasks(compute, bias.len(), x, |_, x| {
+        for row in x.chunks_exact_mut(bias.len()) {
+            activation::add(compute.isa, row, bias);
+        }
+    });
+}
+
+/// What every head of a row is rotated by.
+#[derive(Clone, Copy)]
+pub(crate) struct Rotations<'a> {
+    pub(crate) head_dim: usize,
+    /// Width of a row of `cos` and `sin`.
+    pub(crate) half_dim: usize,
+    /// `[rows, half_dim]`
+    pub(crate) cos: &'a [f32],
+    /// `[rows, half_dim]`
+    pub(crate) sin: &'a [f32],
+}
+
+/// Rotates every head of `x`, `[rows, width = heads * head_dim]`, by its row's position.
+pub(crate) fn rotate(compute: Compute<'_>, width: usize, x: &mut [f32], by: Rotations<'_>) {
+    in_tasks(compute, width, x, |first, x| {
+        let cos = by.cos.chunks_exact(by.half_dim);
+        let rotations = cos.zip(by.sin.chunks_exact(by.half_dim)).skip(first);
+        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(rotations) {
+            rope::rotate(row, by.head_dim, cos, sin);
+        }
+    });
+}
+
+/// Calls `operator(first_row, rows)` on runs of whole rows that make up `x`, `[rows, width]`.
 fn in_tasks(
     compute: Compute<'_>,
     width: usize,
-    out: &mut [f32],
-    x: &[f32],
-    operator: impl Fn(&[f32], &mut [f32]) + Sync,
+    x: &mut [f32],
+    operator: impl Fn(usize, &mut [f32]) + Sync,
 ) {
-    let rows = out.len() / width;
-    let tasks = (out.len() / TASK_VALUES).min(2 * compute.team.threads()).min(rows);
+    let rows = x.len() / width;
+    // More tasks than threads, so that one that begins late does not hold up the others.
+    let tasks = (x.len() / TASK_VALUES).min(4 * compute.team.threads());
     if tasks < 2 || compute.team.threads() < 2 {
-        return operator(x, out);
+        return operator(0, x);
     }
-    let run = rows.div_ceil(tasks) * width;
-    // Each part is locked once, by the one task that has its index.
-    let parts: Vec<_> = x.chunks(run).zip(out.chunks_mut(run)).map(Mutex::new).collect();
-    compute.team.run(parts.len(), &|index, _| {
-        let mut part = parts[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let (x, out) = &mut *part;
-        operator(x, out);
-    });
+    let run = rows.div_ceil(tasks);
+    compute.team.run_chunks(x, run * width, &|index, rows, _| operator(index * run, rows));
 }

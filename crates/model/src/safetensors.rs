@@ -20,8 +20,15 @@ use crate::{
 /// The reference reader's limit on the JSON header.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// What stands in a repository cloned without its large files. As a header length it would be 10^18.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
 /// Reads the header of `file` (a whole safetensors file) and checks it against the file's length.
 pub fn parse_header(file: &[u8]) -> Result<Vec<TensorInfo>, Malformed> {
+    if file.starts_with(LFS_POINTER) {
+        let reason = "is a Git LFS pointer, not the weights (`git lfs pull` fetches them)";
+        return Err(Malformed::new("file", reason));
+    }
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(Malformed::new("header", format!("the file has only {} bytes", file.len())));
     };
@@ -238,6 +245,12 @@ mod tests {
         long[0] = 3;
         assert!(parse_header(&long).unwrap_err().field.contains("header length"));
         assert!(parse_header(&(MAX_HEADER_BYTES + 1).to_le_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_not_fetched_says_so() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+        assert!(parse_header(pointer).unwrap_err().reason.contains("Git LFS"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Loading whole models that are broken: each fault is an error that names the file and the field.
 //!
 //! The files are those of `tests/golden`, changed here.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic, helpers included")]
 
 use std::{
     fs,

@@ -1,6 +1,7 @@
 //! Row independence on trained models (`../shared/fixtures/models` beside the checkout, if it is there):
 //! a token's logits have the same bits however the work is cut, whatever runs beside it, and however
 //! many threads share it. `stories.rs` says that they are the right ones.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests may panic, helpers included")]
 
 use std::{
     fs,
@@ -100,8 +101,9 @@ fn load(path: &Path, way: Way) -> Model {
 
 fn texts(golden: &Path) -> Vec<Vec<u32>> {
     let golden: Golden = serde_json::from_slice(&fs::read(golden).unwrap()).unwrap();
-    let text = |case: Case| [case.prompt_ids, case.greedy_ids].concat();
-    golden.cases.into_iter().map(text).collect()
+    // Past three blocks of keys and values, but not so long that the many ways take minutes.
+    let text = |case: Case| [&case.prompt_ids[..], &case.greedy_ids[..48]].concat();
+    golden.cases.into_iter().take(5).map(text).collect()
 }
 
 fn run(model: &mut Model, texts: &[Vec<u32>], format: KvFormat, way: Way) -> Logits {

@@ -63,7 +63,7 @@ impl<'a> Fields<'a> {
         let whole = value.as_u64().or_else(|| {
             // Some writers print every number as a float.
             let float = value.as_f64()?;
-            (float >= 0.0 && float < 1e15 && float.fract() == 0.0).then_some(float as u64)
+            ((0.0..1e15).contains(&float) && float.fract() == 0.0).then_some(float as u64)
         });
         match whole {
             Some(n) if n >= 1 && n <= most as u64 => Ok(Some(n as usize)),

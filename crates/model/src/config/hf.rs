@@ -123,7 +123,7 @@ fn head_dim(
         return Ok(128);
     }
     let dim = hidden_size / num_heads;
-    if hidden_size % num_heads != 0 || dim > limits::HEAD_DIM {
+    if !hidden_size.is_multiple_of(num_heads) || dim > limits::HEAD_DIM {
         let reason = format!("{num_heads} heads do not fit hidden_size {hidden_size}");
         return Err(fields.fault("num_attention_heads", reason));
     }

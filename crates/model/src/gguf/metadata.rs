@@ -204,7 +204,9 @@ fn head_dim(
 ) -> Result<usize, Malformed> {
     let dim = match keys.count("attention.key_length", limits::HEAD_DIM)? {
         Some(dim) => dim,
-        None if hidden_size % num_heads == 0 && hidden_size / num_heads <= limits::HEAD_DIM => {
+        None if hidden_size.is_multiple_of(num_heads)
+            && hidden_size / num_heads <= limits::HEAD_DIM =>
+        {
             hidden_size / num_heads
         }
         None => {
