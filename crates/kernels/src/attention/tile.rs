@@ -29,6 +29,9 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
+        if R * B >= S::REGISTERS || R * D >= S::REGISTERS {
+            unreachable!("`run_on` does not ask for {R} rows by {B} and {D} here");
+        }
         let width = self.table.len();
         for b in (0..width).step_by(B) {
             self.score(s, b);

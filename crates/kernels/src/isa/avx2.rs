@@ -34,6 +34,7 @@ type V = (__m256, __m256);
 impl Simd for Avx2 {
     type V = V;
     type W = (__m256i, __m256i);
+    const REGISTERS: usize = 8; // 16 of 8 lanes
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {

@@ -31,6 +31,7 @@ macro_rules! proven {
 impl Simd for Avx512 {
     type V = __m512;
     type W = __m512i;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

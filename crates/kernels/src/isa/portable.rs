@@ -22,6 +22,7 @@ fn map(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 impl Simd for Portable {
     type V = V;
     type W = [u32; LANES];
+    const REGISTERS: usize = 8; // as AVX2: there are none to fill
 
     #[inline(always)]
     fn splat(self, x: f32) -> V {

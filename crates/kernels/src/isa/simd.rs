@@ -15,6 +15,9 @@ pub(crate) trait Simd: Copy {
     type V: Copy;
     /// 16 × u32.
     type W: Copy;
+    /// Vectors that the registers hold. A kernel made for more than that on a level is never called
+    /// there, and says so, which spares compiling it.
+    const REGISTERS: usize;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;

@@ -1,13 +1,15 @@
-//! Few rows (decoding): the weights stream through registers once, shared by all rows.
+//! Few rows (decoding): the weights stream through registers, shared by all rows of a pass. More
+//! rows than a pass takes go over the same panels again, which are in the cache by then.
 
 use super::{
     Call,
     panel::{Panel, Panels},
+    store,
 };
 use crate::isa::{Isa, Kernel, LANES, Level, Simd};
 
-/// The most rows of x this takes: past it, unpacking to a tile costs less than the registers lack.
-pub(super) fn most(isa: Isa) -> usize {
+/// The most rows of a pass.
+fn pass_rows(isa: Isa) -> usize {
     match isa.level() {
         Level::Avx512 => 8, // 8 rows × 2 panels of accumulators, of 32 registers
         Level::Avx2 => 4,   // 4 rows × 2 registers, of 16
@@ -15,10 +17,18 @@ pub(super) fn most(isa: Isa) -> usize {
     }
 }
 
+/// Passes over a panel up to which unpacking it each time is cheaper than by way of a tile.
+const PASSES: usize = 3;
+
+/// The most rows of x this takes.
+pub(super) fn most(isa: Isa) -> usize {
+    PASSES * pass_rows(isa)
+}
+
 /// Panels done at once: each is an independent chain of multiply-adds, to hide their latency.
-fn at_once(isa: Isa, m: usize) -> usize {
-    match (isa.level(), m) {
-        (Level::Avx512, 1) => 4,
+fn at_once(isa: Isa, rows: usize) -> usize {
+    match (isa.level(), rows) {
+        (Level::Avx512, ..=3) => 4,
         (Level::Avx512, _) | (Level::Avx2, 1) => 2,
         (Level::Avx2 | Level::Portable, _) => 1,
     }
@@ -28,48 +38,69 @@ fn at_once(isa: Isa, m: usize) -> usize {
 const TASKS_PER_THREAD: usize = 8;
 
 pub(super) fn run<P: Panels>(call: &Call<'_>, panels: &P) {
-    let at_once = at_once(call.isa, call.m);
+    let passes = call.m.div_ceil(pass_rows(call.isa));
+    let at_once = at_once(call.isa, call.m.div_ceil(passes));
     let sets = call.w.panels().div_ceil(at_once);
     let per_task = (sets / (call.team.threads() * TASKS_PER_THREAD)).max(1);
     call.team.run(sets.div_ceil(per_task), &|task, _| {
         for set in task * per_task..sets.min((task + 1) * per_task) {
-            // The arms are the pairs that `most` and `at_once` give.
-            match (call.m, at_once) {
-                (1, 4) => block::<P, 1, 4>(call, panels, set),
-                (1, 2) => block::<P, 1, 2>(call, panels, set),
-                (1, _) => block::<P, 1, 1>(call, panels, set),
-                (2, 2) => block::<P, 2, 2>(call, panels, set),
-                (2, _) => block::<P, 2, 1>(call, panels, set),
-                (3, 2) => block::<P, 3, 2>(call, panels, set),
-                (3, _) => block::<P, 3, 1>(call, panels, set),
-                (4, 2) => block::<P, 4, 2>(call, panels, set),
-                (4, _) => block::<P, 4, 1>(call, panels, set),
-                (5, _) => block::<P, 5, 2>(call, panels, set),
-                (6, _) => block::<P, 6, 2>(call, panels, set),
-                (7, _) => block::<P, 7, 2>(call, panels, set),
-                (8, _) => block::<P, 8, 2>(call, panels, set),
-                (m, _) => unreachable!("{m} rows are not few"),
+            for pass in 0..passes {
+                let (first, end) = (pass * call.m / passes, (pass + 1) * call.m / passes);
+                run_pass(call, panels, first, end - first, at_once, set);
             }
         }
     });
 }
 
+/// `rows` rows from `first` times the panels of `set`. The arms are the pairs that `pass_rows` and
+/// `at_once` give, and those with a row less, as passes are not all alike.
+fn run_pass<P: Panels>(
+    call: &Call<'_>,
+    panels: &P,
+    first: usize,
+    rows: usize,
+    at_once: usize,
+    set: usize,
+) {
+    match (rows, at_once) {
+        (1, 4) => block::<P, 1, 4>(call, panels, first, set),
+        (2, 4) => block::<P, 2, 4>(call, panels, first, set),
+        (3, 4) => block::<P, 3, 4>(call, panels, first, set),
+        (1, 2) => block::<P, 1, 2>(call, panels, first, set),
+        (4, 2) => block::<P, 4, 2>(call, panels, first, set),
+        (5, 2) => block::<P, 5, 2>(call, panels, first, set),
+        (6, 2) => block::<P, 6, 2>(call, panels, first, set),
+        (7, 2) => block::<P, 7, 2>(call, panels, first, set),
+        (8, 2) => block::<P, 8, 2>(call, panels, first, set),
+        (1, 1) => block::<P, 1, 1>(call, panels, first, set),
+        (2, 1) => block::<P, 2, 1>(call, panels, first, set),
+        (3, 1) => block::<P, 3, 1>(call, panels, first, set),
+        (4, 1) => block::<P, 4, 1>(call, panels, first, set),
+        (rows, _) => unreachable!("a pass of {rows} rows by {at_once} panels"),
+    }
+}
+
 /// `M` rows times the `N` panels of `set`.
-fn block<P: Panels, const M: usize, const N: usize>(call: &Call<'_>, panels: &P, set: usize) {
+fn block<P: Panels, const M: usize, const N: usize>(
+    call: &Call<'_>,
+    panels: &P,
+    first_row: usize,
+    set: usize,
+) {
     let cols = call.w.cols;
     let first = set * N;
     let last = call.w.panels() - 1;
     // Past the last panel the last one is computed again, and not stored.
     let product = Product {
-        x: std::array::from_fn::<_, M, _>(|row| &call.x[row * cols..][..cols]),
+        x: std::array::from_fn::<_, M, _>(|row| &call.x[(first_row + row) * cols..][..cols]),
         panels: std::array::from_fn::<_, N, _>(|i| panels.panel(last.min(first + i))),
     };
     let out = call.isa.dispatch(product);
     for (row, out) in out.iter().enumerate() {
         for (i, lanes) in out.iter().enumerate().take(last + 1 - first) {
             // SAFETY: a set of panels is one task's, and no two sets share a panel.
-            let y = unsafe { call.output(row, first + i) };
-            y.copy_from_slice(&lanes[..y.len()]);
+            let y = unsafe { call.output(first_row + row, first + i) };
+            store(lanes, y);
         }
     }
 }
@@ -84,6 +115,9 @@ impl<P: Panel, const M: usize, const N: usize> Kernel for Product<'_, P, M, N> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
+        if M * N >= S::REGISTERS {
+            unreachable!("`pass_rows` and `at_once` do not ask for {M} by {N} here");
+        }
         let mut acc = [[s.splat(0.0); N]; M];
         let group = self.panels[0].group_len();
         let steps = group / P::STEP;

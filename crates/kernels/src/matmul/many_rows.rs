@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use super::{
     Call,
     panel::{Panel, Panels},
+    store,
 };
 use crate::{
     isa::{Isa, Kernel, LANES, Level, Simd},
@@ -181,15 +182,19 @@ impl Block<'_> {
     fn multiply<const M: usize, const N: usize>(&self, w: &Tile) {
         let mut acc = [[[0.0; LANES]; N]; M];
         if self.k > 0 {
-            self.each(&mut acc, |acc, y| acc[..y.len()].copy_from_slice(y));
+            self.each(&mut acc, |acc, y| match y.as_array() {
+                Some(y) => *acc = *y, // of known size: no call
+                None => acc[..y.len()].copy_from_slice(y),
+            });
         }
         let x = self.x.as_chunks::<M>().0;
         let w = std::array::from_fn::<_, N, _>(|n| &w.0[n][..x.len()]);
         self.call.isa.dispatch(MultiplyAdd { x, w, acc: &mut acc });
-        self.each(&mut acc, |acc, y| y.copy_from_slice(&acc[..y.len()]));
+        self.each(&mut acc, |acc, y| store(acc, y));
     }
 
     /// Calls `f` for each row and panel with the accumulator and its place in y.
+    #[inline]
     fn each<const M: usize, const N: usize>(
         &self,
         acc: &mut [[[f32; LANES]; N]; M],
@@ -215,6 +220,9 @@ impl<const M: usize, const N: usize> Kernel for MultiplyAdd<'_, M, N> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if M * N >= S::REGISTERS {
+            unreachable!("`tile` does not ask for {M} by {N} here");
+        }
         let mut acc = [[s.splat(0.0); N]; M];
         for m in 0..M {
             for n in 0..N {

@@ -6,7 +6,8 @@
 //! instruction set: row independence, and equal bits everywhere, by construction. A quantised
 //! weight is `code · scale + min`, one more fused multiply-add.
 //!
-//! - `few_rows.rs`, up to 4 or 8 rows: unpacks in registers, streams the weights once. Bound by memory.
+//! - `few_rows.rs`, up to 12 or 24 rows: unpacks in registers, streams the weights once. Bound by
+//!   memory.
 //! - `many_rows.rs`: unpacks panels to a tile in the L1 cache that many rows share. Bound by FMAs.
 //! - `reference.rs`: three loops, the tests' oracle.
 //!
@@ -160,5 +161,14 @@ impl Call<'_> {
         let (start, end) = (panel * LANES, self.w.rows.min((panel + 1) * LANES));
         // SAFETY: by this function's contract.
         unsafe { self.y.range(row * self.w.rows + start..row * self.w.rows + end) }
+    }
+}
+
+/// Puts a panel's outputs in y, which has fewer than 16 places for the last panel.
+#[inline]
+fn store(lanes: &[f32; LANES], y: &mut [f32]) {
+    match y.as_mut_array() {
+        Some(y) => *y = *lanes, // of known size: no call
+        None => y.copy_from_slice(&lanes[..y.len()]),
     }
 }
