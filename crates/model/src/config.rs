@@ -1,8 +1,8 @@
 //! A decoder's shape and options, whichever file they were read from.
 //!
-//! [`parse`] reads Hugging Face's config.json ([`hf`](self::hf)); GGUF's metadata is read into the same
-//! [`Config`]. Every number is bounded here, so that no product of two of them overflows later and no
-//! list made from one of them is huge. Nothing here opens a file.
+//! [`parse`] reads Hugging Face's config.json (`hf`); GGUF's metadata is read into the same [`Config`].
+//! Every number is bounded here, so that no product of two of them overflows later and no list made
+//! from one of them is huge. Nothing here opens a file.
 
 mod fields;
 mod hf;

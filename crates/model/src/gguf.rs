@@ -3,7 +3,7 @@
 //! Source: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Parsing borrows from the file:
 //! a count or a length is believed only as far as the bytes that are left could pay for it, so a hostile
 //! file can't make us allocate more than a few times its own size. What the metadata *means* is
-//! [`metadata`](self::metadata)'s business.
+//! `metadata`'s business.
 
 mod metadata;
 mod reader;

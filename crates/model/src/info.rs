@@ -25,7 +25,8 @@ pub struct GgufVocabulary {
     pub tokens: Vec<String>,
     /// SentencePiece scores, by id (may be empty).
     pub scores: Vec<f32>,
-    /// `tokenizer.ggml.token_type` by id (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; may be empty).
+    /// `tokenizer.ggml.token_type` by id: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused,
+    /// 6 byte (may be empty).
     pub token_types: Vec<u32>,
     /// BPE merges, "left right".
     pub merges: Vec<String>,
