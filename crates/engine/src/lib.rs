@@ -3,11 +3,11 @@
 //! One thread owns all state; others send it requests. Dropping a choice's receiver cancels that
 //! choice: its blocks are free within one step. One step is `plan → forward → sample → events`:
 //!
-//! - [`scheduler`] decides which tokens run (decode rows first, then chunks of prefill),
-//! - [`block_cache`] owns the KV blocks, who refers to them and which prefixes they hold,
-//! - [`runner`] runs them (the model; a fake in tests),
-//! - [`sampler`] turns logits into tokens,
-//! - [`engine`] ties these together, and is the handle that others hold.
+//! - `scheduler` decides which tokens run (decode rows first, then chunks of prefill),
+//! - `block_cache` owns the KV blocks, who refers to them and which prefixes they hold,
+//! - `runner` runs them (the model; a fake in tests),
+//! - `sampler` turns logits into tokens,
+//! - `engine` ties these together, and is the handle that others hold.
 //!
 //! What a request gets depends on nothing but itself: alone or in any batch, with a cold or warm
 //! cache, preempted or not, the tokens and log-probabilities are the same bits. That holds because

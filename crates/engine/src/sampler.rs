@@ -77,7 +77,8 @@ impl Sampler {
         logits: &[f32],
         context: &Context<'_>,
     ) -> Result<Sample, SampleError> {
-        if !logits.iter().all(|logit| logit.is_finite()) {
+        // Without an early exit, so that it is compiled to vector code.
+        if !logits.iter().fold(true, |finite, logit| finite & logit.is_finite()) {
             return Err(SampleError::NotFinite);
         }
         self.logits.clear();

@@ -27,7 +27,7 @@ use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence};
 
 use crate::{
     EngineConfig, EngineStats,
-    block_cache::{BlockCache, BlockId},
+    block_cache::{BlockCache, BlockId, Salt},
     sequence::{Rank, Request, Sequence},
 };
 
@@ -266,8 +266,10 @@ impl Scheduler {
         self.running.insert(rank, sequence);
         if !request.started.replace(true) {
             let cached_tokens = num_cached * BLOCK_TOKENS;
-            self.prefix_cache_queries += request.prompt.len() as u64;
-            self.prefix_cache_hits += cached_tokens as u64;
+            if !matches!(request.salt, Salt::Request(_)) {
+                self.prefix_cache_queries += request.prompt.len() as u64;
+                self.prefix_cache_hits += cached_tokens as u64;
+            }
             self.prompt_tokens += request.prompt.len() as u64;
             plan.started.push(Started { request, cached_tokens });
         }

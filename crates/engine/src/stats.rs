@@ -20,7 +20,8 @@ pub struct EngineStats {
     pub blocks_total: usize,
     /// KV blocks that running sequences refer to. Blocks that only the prefix cache holds are free.
     pub blocks_used: usize,
-    /// Prompt tokens looked up in the prefix cache; each request counts once.
+    /// Prompt tokens looked up in the prefix cache; each request counts once, and none where prefix
+    /// caching is off.
     pub prefix_cache_queries: u64,
     /// Prompt tokens found there.
     pub prefix_cache_hits: u64,

@@ -4,6 +4,7 @@
 //! `../shared/fixtures` lies beside the checkout.
 
 use std::{
+    error::Error,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -13,6 +14,8 @@ use wharf_engine::{
     SamplingParams,
     model::{BLOCK_TOKENS, Isa, KvFormat, LoadOptions, Model},
 };
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Longest sequence of the tests.
 const LONGEST: usize = 120;
@@ -26,36 +29,40 @@ struct Answer {
     finish: FinishReason,
 }
 
-fn collect(mut receiver: Receiver) -> Answer {
+fn collect(mut receiver: Receiver) -> Outcome<Answer> {
     let (mut tokens, mut logprob_bits) = (Vec::new(), Vec::new());
     loop {
-        match receiver.blocking_recv().expect("a last event") {
+        match receiver.blocking_recv().ok_or("no last event")? {
             Event::Started { .. } => {}
             Event::Token { id, logprob } => {
                 tokens.push(id);
-                let logprob = logprob.expect("asked for");
+                let logprob = logprob.ok_or("no log-probabilities")?;
                 let all = logprob.top.iter().map(|top| top.1).chain([logprob.logprob]);
                 logprob_bits.push(all.map(f32::to_bits).collect());
             }
-            Event::Finished(finish) => return Answer { tokens, logprob_bits, finish },
-            Event::Failed(reason) => panic!("{reason}"),
+            Event::Finished(finish) => return Ok(Answer { tokens, logprob_bits, finish }),
+            Event::Failed(reason) => return Err(reason.into()),
         }
     }
 }
 
-fn start(path: &Path, threads: usize, config: &EngineConfig) -> Engine {
-    let threads = NonZeroUsize::new(threads).expect("not zero");
-    let options = LoadOptions { isa: Isa::detect(), threads };
-    let mut model = Model::load(path, &options).unwrap_or_else(|error| panic!("{error}"));
+fn load(path: &Path, threads: usize) -> Outcome<Model> {
+    let threads = NonZeroUsize::new(threads).ok_or("no threads")?;
+    Ok(Model::load(path, &LoadOptions { isa: Isa::detect(), threads })?)
+}
+
+fn start(path: &Path, threads: usize, config: &EngineConfig) -> Outcome<Engine> {
+    let mut model = load(path, threads)?;
     model.allocate_kv(config.num_blocks, KvFormat::F32);
-    Engine::start(Box::new(model), config.clone()).expect("starts")
+    Ok(Engine::start(Box::new(model), config.clone())?)
 }
 
 /// Submits all at once; answers by request and choice.
-fn run(engine: &Engine, requests: &[GenerateRequest]) -> Vec<Vec<Answer>> {
-    let submit = |request: &GenerateRequest| engine.submit(request.clone()).expect("taken");
-    let receivers: Vec<Vec<Receiver>> = requests.iter().map(submit).collect();
-    receivers.into_iter().map(|choices| choices.into_iter().map(collect).collect()).collect()
+fn run(engine: &Engine, requests: &[GenerateRequest]) -> Outcome<Vec<Vec<Answer>>> {
+    let submitted: Result<Vec<Vec<Receiver>>, _> =
+        requests.iter().map(|request| engine.submit(request.clone())).collect();
+    let collect_all = |choices: Vec<Receiver>| choices.into_iter().map(collect).collect();
+    submitted?.into_iter().map(collect_all).collect()
 }
 
 /// Prompts of several lengths, some with a common prefix; greedy and drawn; one with two choices.
@@ -100,9 +107,8 @@ fn requests(vocab_size: usize, longest: usize) -> Vec<GenerateRequest> {
 }
 
 /// All the ways against each request alone on a fresh engine, in one piece.
-fn check(path: &Path) {
-    let options = LoadOptions { isa: Isa::detect(), threads: NonZeroUsize::MIN };
-    let model = Model::load(path, &options).unwrap_or_else(|error| panic!("{error}"));
+fn check(path: &Path) -> Outcome<()> {
+    let model = load(path, 1)?;
     let info = model.info();
     let longest = info.max_model_len.min(LONGEST);
     let requests = requests(info.vocab_size, longest);
@@ -115,32 +121,33 @@ fn check(path: &Path) {
         prefix_caching: true,
         eos_token_ids: info.eos_token_ids.clone(),
     };
-    let alone: Vec<Vec<Answer>> = requests
-        .iter()
-        .map(|request| run(&start(path, 1, &roomy), std::slice::from_ref(request)).remove(0))
-        .collect();
-    let same = |way: &str, engine: &Engine| -> EngineStats {
-        for (index, (answer, alone)) in run(engine, &requests).iter().zip(&alone).enumerate() {
+    let mut alone = Vec::new();
+    for request in &requests {
+        alone.extend(run(&start(path, 1, &roomy)?, std::slice::from_ref(request))?);
+    }
+    let same = |way: &str, engine: &Engine| -> Outcome<EngineStats> {
+        for (index, (answer, alone)) in run(engine, &requests)?.iter().zip(&alone).enumerate() {
             assert_eq!(answer, alone, "{}: request {index}, {way}", path.display());
         }
-        engine.stats()
+        Ok(engine.stats())
     };
 
-    let engine = start(path, 2, &roomy);
-    let cold = same("batched", &engine);
-    let warm = same("warm", &engine);
+    let engine = start(path, 2, &roomy)?;
+    let cold = same("batched", &engine)?;
+    let warm = same("warm", &engine)?;
     assert!(warm.prefix_cache_hits - cold.prefix_cache_hits >= (longest / 3) as u64);
 
     let chunks = EngineConfig { max_batched_tokens: 9, max_running: 7, ..roomy.clone() };
-    same("in small chunks", &start(path, 2, &chunks));
+    same("in small chunks", &start(path, 2, &chunks)?)?;
     let unshared = EngineConfig { prefix_caching: false, ..chunks.clone() };
-    same("in small chunks without prefix caching", &start(path, 2, &unshared));
+    same("in small chunks without prefix caching", &start(path, 2, &unshared)?)?;
 
     let num_blocks = longest.div_ceil(BLOCK_TOKENS) + 3;
     let cramped = EngineConfig { num_blocks, ..chunks };
-    let stats = same("preempted", &start(path, 2, &cramped));
+    let stats = same("preempted", &start(path, 2, &cramped)?)?;
     assert!(stats.preemptions > 0, "{}: nothing was preempted", path.display());
     assert_eq!(stats.blocks_used, 0);
+    Ok(())
 }
 
 fn repository() -> PathBuf {
@@ -148,25 +155,27 @@ fn repository() -> PathBuf {
 }
 
 #[test]
-fn a_request_gives_the_same_bits_alone_batched_warm_and_after_preemption() {
+fn a_request_gives_the_same_bits_alone_batched_warm_and_after_preemption() -> Outcome<()> {
     let golden = repository().join("crates/model/tests/golden");
     for name in ["llama-gqa", "llama-rope-dynamic", "mistral-window", "qwen2", "qwen3"] {
-        check(&golden.join(name));
+        check(&golden.join(name))?;
     }
     for name in ["gguf-llama-q4_1", "gguf-llama-q8_0", "gguf-llama-k"] {
-        check(&golden.join(name).join("model.gguf"));
+        check(&golden.join(name).join("model.gguf"))?;
     }
+    Ok(())
 }
 
 #[test]
-fn trained_models_give_the_same_bits_in_any_company() {
+fn trained_models_give_the_same_bits_in_any_company() -> Outcome<()> {
     let models = repository().join("../shared/fixtures/models");
     for path in ["stories3m", "stories3m/stories3m-q4_0.gguf", "stories260k"] {
         let path = models.join(path);
         if path.exists() {
-            check(&path);
+            check(&path)?;
         } else {
             println!("skipped: there is no {}", path.display());
         }
     }
+    Ok(())
 }

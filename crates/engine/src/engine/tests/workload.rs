@@ -1,0 +1,114 @@
+//! Random workloads: prompts that share prefixes, several choices, cancellations, small budgets, and
+//! so few blocks that sequences are preempted and prefixes forgotten. Each choice must get what its
+//! request gets alone on a roomy, fresh engine.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Act {
+    Submit(Box<GenerateRequest>),
+    /// Drops the receiver of the n-th choice there is (modulo their number).
+    Cancel(usize),
+    Steps(usize),
+}
+
+prop_compose! {
+    /// Prompts share prefixes of a few kinds, cut anywhere, with own ends.
+    fn any_request()(
+        (kind, shared, own, own_kind) in (0u32..3, 0u32..60, 0u32..20, 0u32..24),
+        (max_tokens, n, priority) in (1usize..50, 1usize..4, 0i64..2),
+        temperature in prop_oneof![Just(0.0f32), Just(1.0f32)],
+        (seed, logprobs) in (any::<u64>(), prop::option::of(0usize..3)),
+        repetition_penalty in prop_oneof![Just(1.0f32), Just(1.3f32)],
+        (salt, ignore_eos, top_k) in (prop::option::weighted(0.2, "[ab]"), any::<bool>(), 0u32..5),
+    ) -> GenerateRequest {
+        let mut tokens = prompt(kind, shared);
+        tokens.extend(prompt(own_kind, own.max(1)));
+        let params = SamplingParams {
+            temperature, seed: Some(seed), logprobs, repetition_penalty, ignore_eos, top_k,
+            ..params(max_tokens)
+        };
+        GenerateRequest { prompt: tokens, n, params, cache_salt: salt.map(Into::into), priority }
+    }
+}
+
+prop_compose! {
+    fn any_config()(
+        max_running in 1usize..6, extra in 0usize..40, num_blocks in 8usize..20,
+        prefix_caching in any::<bool>(),
+    ) -> EngineConfig {
+        let max_batched_tokens = max_running + extra;
+        EngineConfig { max_running, max_batched_tokens, num_blocks, prefix_caching, ..config() }
+    }
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => any_request().prop_map(|request| Act::Submit(Box::new(request))),
+        1 => (0usize..20).prop_map(Act::Cancel),
+        3 => (0usize..20).prop_map(Act::Steps),
+    ]
+}
+
+/// Every running sequence with one token to go gets it in the next step, ends, or is preempted.
+fn step_and_check_decode_rows(bench: &mut Bench) {
+    let before = bench.core.scheduler.decoding();
+    bench.step();
+    for (rank, generated) in before {
+        if let Some(sequence) = bench.core.scheduler.get(rank) {
+            assert_eq!(sequence.output.len(), generated + 1, "a decode row starved");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_request_gets_the_same_in_any_company(
+        config in any_config(), acts in prop::collection::vec(any_act(), 1..30),
+    ) {
+        let mut bench = Bench::new(config.clone());
+        let mut requests = Vec::new();
+        // By (request, choice).
+        let mut receivers = BTreeMap::new();
+        for act in acts {
+            match act {
+                Act::Submit(request) => {
+                    let Ok(choices) = bench.submit((*request).clone()) else { continue };
+                    for (choice, receiver) in choices.into_iter().enumerate() {
+                        receivers.insert((requests.len(), choice), receiver);
+                    }
+                    requests.push(*request);
+                }
+                Act::Cancel(which) if !receivers.is_empty() => {
+                    let key = *receivers.keys().nth(which % receivers.len()).unwrap();
+                    receivers.remove(&key);
+                }
+                Act::Cancel(_) => {}
+                Act::Steps(n) => (0..n).for_each(|_| step_and_check_decode_rows(&mut bench)),
+            }
+        }
+        bench.finish();
+        let stats = bench.stats();
+        prop_assert_eq!((stats.blocks_used, stats.running, stats.waiting), (0, 0, 0));
+        prop_assert_eq!(stats.failed_steps, 0);
+        // Roomy, cold and in one piece.
+        let roomy = EngineConfig { num_blocks: 100, max_batched_tokens: 200, ..config };
+        for (i, request) in requests.into_iter().enumerate() {
+            let wanted = (0..request.n).filter_map(|k| Some((k, receivers.remove(&(i, k))?)));
+            let wanted: Vec<_> = wanted.collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let alone = Bench::alone(&roomy, request);
+            for (choice, receiver) in wanted {
+                let answer = Answer::of(receiver);
+                prop_assert!(answer.finish.is_some());
+                prop_assert_eq!(answer.essence(), alone[choice].essence());
+            }
+        }
+    }
+}
