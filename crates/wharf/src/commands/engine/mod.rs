@@ -1,0 +1,270 @@
+//! `wharf engine`: one model, loaded and served. The only place where the model, the text, the
+//! engine and the server meet; each knows nothing of the others' making.
+
+mod cores;
+mod kv_cache;
+mod memory;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::net::{TcpListener, UnixListener};
+use wharf_engine::{Engine, EngineConfig};
+use wharf_model::{
+    GenerationDefaults, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model, ModelInfo,
+    TokenizerSource,
+};
+use wharf_server::{Listener, SamplingDefaults, ServedModel, ServerConfig};
+use wharf_text::template::ChatTemplate;
+use wharf_text::tokenizer::{self, Tokenizer};
+
+use super::model_source;
+use crate::cli::{EngineArgs, EngineOptions, IsaName, KvCacheDtype};
+use crate::shutdown::{Heed, Shutdown};
+
+/// Tokens that end an assistant's turn. Files often name one end-of-sequence token only, while the
+/// template ends turns with another; without it, the model would go on to play the user.
+const TURN_ENDS: [&str; 5] = ["<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|eom_id|>"];
+
+/// Runs the command.
+pub(crate) async fn run(args: &EngineArgs) -> Result<()> {
+    let began = Instant::now();
+    let heed = if args.exit_on_stdin_eof { Heed::SignalsAndStdin } else { Heed::Signals };
+    let shutdown = Shutdown::listen(heed)?;
+    // First of all: a port in use should be told before a model is fetched.
+    let listener = listen(args).await?;
+    let serving = async {
+        let path = model_source::fetch(&args.model, &args.hub).await?;
+        let (name, options) = (args.model.clone(), args.engine.clone());
+        // On a thread of its own, so that a signal in the middle of it is heeded.
+        let loading = tokio::task::spawn_blocking(move || load(&path, &name, &options));
+        let served = loading.await.context("loading the model failed")??;
+        tracing::info!("{} is ready after {:?}", served.names[0], began.elapsed());
+        announce(args, &listener, &served.names[0]);
+        Ok::<_, anyhow::Error>(served)
+    };
+    let served = tokio::select! {
+        served = serving => served?,
+        () = shutdown.clone().begun() => return Ok(()),
+    };
+    let config = server_config(&args.engine);
+    wharf_server::serve(listener, served, config, shutdown.begun())
+        .await
+        .context("the server failed")
+}
+
+/// Opens the socket that requests will come by.
+async fn listen(args: &EngineArgs) -> Result<Listener> {
+    let Some(path) = &args.uds else {
+        return Ok(Listener::Tcp(bind(&args.host, args.port).await?));
+    };
+    // A socket that a killed engine left would make binding fail. Anything else is not ours to take.
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        use std::os::unix::fs::FileTypeExt;
+        if !metadata.file_type().is_socket() {
+            bail!("{} is there already, and is no socket", path.display());
+        }
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            bail!("{} is in use by another process", path.display());
+        }
+        std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+    }
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(path, owner_only).with_context(|| path.display().to_string())?;
+    Ok(Listener::Unix(listener))
+}
+
+/// Binds a port; says what to do when it cannot be had.
+pub(crate) async fn bind(host: &str, port: u16) -> Result<TcpListener> {
+    TcpListener::bind((host, port)).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "port {port} on {host} is in use by another program: stop it, or choose another port \
+             with --port {} (--port 0 takes any free one)",
+            port.checked_add(1).unwrap_or(8000)
+        ),
+        std::io::ErrorKind::PermissionDenied => anyhow::anyhow!(
+            "port {port} on {host} is not allowed to you: ports below 1024 are the system's; choose \
+             another with --port"
+        ),
+        _ => anyhow::Error::new(e).context(format!(
+            "cannot listen on {host}:{port}: --host must be an address of this machine"
+        )),
+    })
+}
+
+/// Loads the model and starts its engine.
+fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<ServedModel> {
+    let load_options = LoadOptions { isa: choose_isa(options.isa)?, threads: threads(options) };
+    tracing::info!("{load_options:?}");
+    let mut model = Model::load(path, &load_options)?;
+    let tokenizer = build_tokenizer(&model.info().tokenizer)?;
+    let template = template_text(model.info(), options)?;
+    let eos_token_ids = end_tokens(model.info(), template.as_deref(), tokenizer.as_ref());
+    let template = template
+        .map(|text| ChatTemplate::new(&text, tokenizer.bos_token(), tokenizer.eos_token()))
+        .transpose()?;
+    if template.is_none() {
+        tracing::warn!(
+            "the model has no chat template: /v1/chat/completions will refuse; name one with --chat-template"
+        );
+    }
+
+    let format = match options.kv_cache_dtype {
+        KvCacheDtype::Auto | KvCacheDtype::F32 => KvFormat::F32,
+        KvCacheDtype::F16 => KvFormat::F16,
+    };
+    let plan = kv_cache::plan(&kv_cache::Request {
+        trained_len: model.info().max_model_len,
+        block_bytes: model.kv_block_bytes(format),
+        available: memory::available(),
+        options,
+    })?;
+    tracing::info!("{plan:?}");
+    model.allocate_kv(plan.num_blocks, format);
+
+    let defaults = sampling_defaults(&model.info().generation);
+    let engine = Engine::start(
+        Box::new(model),
+        EngineConfig {
+            max_batched_tokens: options.max_num_batched_tokens.get(),
+            max_running: options.max_num_seqs.get(),
+            max_waiting: options.max_num_queued_reqs,
+            max_model_len: plan.max_model_len,
+            num_blocks: plan.num_blocks,
+            prefix_caching: !options.no_prefix_caching,
+            eos_token_ids,
+        },
+    )
+    .context("cannot start the engine's thread")?;
+    let names = match options.served_model_name.as_slice() {
+        [] => vec![given_name.to_owned()],
+        names => names.to_vec(),
+    };
+    Ok(ServedModel {
+        names,
+        tokenizer,
+        template,
+        defaults,
+        max_model_len: plan.max_model_len,
+        engine,
+    })
+}
+
+/// The kernels asked for, or the best there are.
+fn choose_isa(name: Option<IsaName>) -> Result<Isa> {
+    let level = match name {
+        None => return Ok(Isa::detect()),
+        Some(IsaName::Portable) => Level::Portable,
+        Some(IsaName::Avx2) => Level::Avx2,
+        Some(IsaName::Avx512) => Level::Avx512,
+    };
+    Isa::at(level).with_context(|| {
+        let best = Isa::detect().level();
+        format!("this CPU cannot run --isa {level:?}; the best it has is {best:?}").to_lowercase()
+    })
+}
+
+fn threads(options: &EngineOptions) -> NonZeroUsize {
+    options.threads.unwrap_or_else(cores::available)
+}
+
+/// The model's vocabulary as a tokenizer.
+fn build_tokenizer(source: &TokenizerSource) -> Result<Arc<dyn Tokenizer>> {
+    Ok(match source {
+        TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config } => {
+            tokenizer::from_hugging_face(tokenizer_json, tokenizer_config.as_deref())?
+        }
+        TokenizerSource::Gguf(vocabulary) => tokenizer::from_gguf(text_vocabulary(vocabulary))?,
+    })
+}
+
+/// `model` reads the vocabulary, `text` uses it, and neither knows the other: field by field.
+fn text_vocabulary(from: &GgufVocabulary) -> tokenizer::GgufVocabulary {
+    let from = from.clone();
+    tokenizer::GgufVocabulary {
+        model: from.model,
+        pre: from.pre,
+        tokens: from.tokens,
+        scores: from.scores,
+        token_types: from.token_types,
+        merges: from.merges,
+        bos: from.bos,
+        eos: from.eos,
+        unk: from.unk,
+        add_bos: from.add_bos,
+        add_eos: from.add_eos,
+        add_space_prefix: from.add_space_prefix,
+    }
+}
+
+/// The Jinja text of the chat template: the user's, or the model's.
+fn template_text(info: &ModelInfo, options: &EngineOptions) -> Result<Option<String>> {
+    match &options.chat_template {
+        Some(file) => std::fs::read_to_string(file)
+            .map(Some)
+            .with_context(|| format!("cannot read --chat-template {}", file.display())),
+        None => Ok(info.chat_template.clone()),
+    }
+}
+
+/// Ids that end an answer: the model's own, the tokenizer's, and the end of a turn that the
+/// template writes.
+fn end_tokens(info: &ModelInfo, template: Option<&str>, tokenizer: &dyn Tokenizer) -> Vec<u32> {
+    let mut ids = info.eos_token_ids.clone();
+    let written = TURN_ENDS.iter().filter(|end| template.is_some_and(|t| t.contains(**end)));
+    for text in written.copied().chain(tokenizer.eos_token()) {
+        if let Some(id) = tokenizer.token_to_id(text)
+            && !ids.contains(&id)
+        {
+            tracing::info!("{text} ({id}) ends answers too");
+            ids.push(id);
+        }
+    }
+    ids
+}
+
+/// generation_config.json, for requests that are silent.
+fn sampling_defaults(from: &GenerationDefaults) -> SamplingDefaults {
+    SamplingDefaults {
+        temperature: from.temperature,
+        top_p: from.top_p,
+        top_k: from.top_k,
+        min_p: from.min_p,
+        repetition_penalty: from.repetition_penalty,
+        max_tokens: from.max_new_tokens.map(|n| n as usize),
+    }
+}
+
+fn server_config(options: &EngineOptions) -> ServerConfig {
+    ServerConfig {
+        api_key: options.api_key.clone().filter(|key| !key.is_empty()),
+        max_body_bytes: options.max_body_bytes.0,
+        sse_keep_alive: Duration::from_secs(options.sse_keep_alive),
+        drain_timeout: Duration::from_secs(options.drain_timeout),
+        cors_origins: options.cors_origin.clone(),
+    }
+}
+
+/// Tells a person where the server is. A parent that started us knows, and has a pipe for a mouth.
+fn announce(args: &EngineArgs, listener: &Listener, name: &str) {
+    if args.exit_on_stdin_eof {
+        return;
+    }
+    match listener {
+        Listener::Tcp(listener) => {
+            if let Ok(address) = listener.local_addr() {
+                println!("{name} at http://{address}/v1 (stop with Ctrl-C)");
+            }
+        }
+        Listener::Unix(_) => {
+            if let Some(path) = &args.uds {
+                println!("{name} on the socket {} (stop with Ctrl-C)", path.display());
+            }
+        }
+    }
+}

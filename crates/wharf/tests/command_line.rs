@@ -1,0 +1,110 @@
+//! The real binary's command line: help, precedence of settings, and errors that say what to do.
+
+mod program;
+
+use program::{Wharf, output};
+
+#[test]
+fn help_is_for_newcomers() {
+    let (status, out, _) = output(Wharf::command().arg("--help"));
+    assert!(status.success());
+    expect_test::expect![[r#""#]].assert_eq(&out);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for command in ["serve", "engine", "pull", "chat", "bench"] {
+        let (status, out, _) = output(Wharf::command().args([command, "--help"]));
+        assert!(status.success() && out.contains("Usage: wharf"), "{command}: {out}");
+    }
+}
+
+/// `bench` against a port where nothing listens names the URL that it took.
+fn base_url_taken(configure: impl FnOnce(&mut std::process::Command, &std::path::Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Wharf::command();
+    command.arg("bench").current_dir(folder.path());
+    configure(&mut command, folder.path());
+    let (status, _, err) = output(&mut command);
+    assert!(!status.success());
+    err
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = |folder: &std::path::Path| {
+        let text = "[bench]\nbase-url = 'http://127.0.0.1:1/file'\n";
+        std::fs::write(folder.join("wharf.toml"), text).unwrap();
+    };
+    let taken = base_url_taken(|_, folder| file(folder));
+    assert!(taken.contains("127.0.0.1:1/file"), "{taken}");
+    let taken = base_url_taken(|command, folder| {
+        file(folder);
+        command.env("WHARF_BENCH_BASE_URL", "http://127.0.0.1:1/environment");
+    });
+    assert!(taken.contains("127.0.0.1:1/environment"), "{taken}");
+    let taken = base_url_taken(|command, folder| {
+        file(folder);
+        command.env("WHARF_BENCH_BASE_URL", "http://127.0.0.1:1/environment");
+        command.args(["--base-url", "http://127.0.0.1:1/flag"]);
+    });
+    assert!(taken.contains("127.0.0.1:1/flag"), "{taken}");
+}
+
+#[test]
+fn another_file_is_read_when_named() {
+    let taken = base_url_taken(|command, folder| {
+        let file = folder.join("other.toml");
+        std::fs::write(&file, "[bench]\nbase-url = 'http://127.0.0.1:1/other'\n").unwrap();
+        command.env("WHARF_CONFIG", file);
+    });
+    assert!(taken.contains("127.0.0.1:1/other"), "{taken}");
+    let taken = base_url_taken(|command, _| {
+        command.args(["--config", "missing.toml"]);
+    });
+    assert!(taken.contains("missing.toml"), "{taken}");
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_named() {
+    for (text, expected) in [
+        ("[bench]\nbase-ulr = 'x'\n", "unknown key `base-ulr` in [bench]"),
+        ("[bench]\nrequests = 'many'\n", "wharf.toml: invalid value 'many' for '--requests"),
+        ("[serve]\nmax-num-seqs = 3\n", "it belongs in [engine]"),
+        ("[bench\n", "wharf.toml"),
+    ] {
+        let taken = base_url_taken(|_, folder| {
+            std::fs::write(folder.join("wharf.toml"), text).unwrap();
+        });
+        assert!(taken.contains(expected), "{taken:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_with_the_remedy() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for command in ["serve", "engine"] {
+        let (status, _, err) = output(Wharf::command().args([command, "--port", &port]));
+        assert!(!status.success());
+        assert!(err.contains("in use") && err.contains("--port"), "{err}");
+    }
+}
+
+#[test]
+fn a_model_that_is_not_there_is_told() {
+    let (status, _, err) = output(Wharf::command().args(["pull", "./no-such-model.gguf"]));
+    assert!(!status.success() && err.contains("no such file"), "{err}");
+    let (status, _, err) = output(Wharf::command().args(["pull", "org/repo", "--offline"]));
+    assert!(!status.success() && err.contains("--offline"), "{err}");
+}
+
+#[test]
+fn pull_prints_a_path_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    std::fs::write(&file, b"x").unwrap();
+    let (status, out, _) = output(Wharf::command().arg("pull").arg(&file));
+    assert!(status.success());
+    assert_eq!(out, format!("{}\n", file.display()));
+}

@@ -1,0 +1,250 @@
+//! `wharf engine` and `wharf serve` as a user runs them, on a tiny random checkpoint: its words are
+//! nonsense, but everything else is the real thing.
+
+mod program;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use program::{PATIENCE, Wharf, checkpoint, output, signal_process};
+use serde_json::{Value, json};
+
+const MODEL: &str = "llama-gqa";
+
+/// A request and its answer: status and body. Status 0 is no answer.
+fn request(url: &str, body: Option<&Value>) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let request = match body {
+            Some(body) => client.post(url).json(body),
+            None => client.get(url),
+        };
+        match request.send().await {
+            Ok(response) => (response.status().as_u16(), response.text().await.unwrap_or_default()),
+            Err(_) => (0, String::new()),
+        }
+    })
+}
+
+/// Asks until `accept` likes the answer.
+fn ask_until(url: &str, body: Option<&Value>, accept: impl Fn(u16, &str) -> bool) -> String {
+    let began = Instant::now();
+    loop {
+        let (status, text) = request(url, body);
+        if accept(status, &text) {
+            return text;
+        }
+        assert!(began.elapsed() < PATIENCE, "{url} still answers {status} {text}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn chat(model: &str, max_tokens: u32) -> Value {
+    json!({
+        "model": model, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": true,
+        "messages": [{"role": "user", "content": "Hello"}],
+    })
+}
+
+/// The text of a chat answer.
+fn content(answer: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+fn engine() -> Command {
+    let mut command = Wharf::command();
+    command.args(["engine", "--port", "0", "--threads", "1", "--model"]).arg(checkpoint(MODEL));
+    command
+}
+
+fn serve(state: &Path) -> Command {
+    let mut command = Wharf::command();
+    command.args(["serve", "--port", "0", "--threads", "1", "--served-model-name", "tiny"]);
+    command.arg("--state-dir").arg(state).arg("--model").arg(checkpoint(MODEL));
+    command
+}
+
+/// The URL printed after `word`.
+fn url_after(text: &str, word: &str) -> String {
+    let rest = text.split_once(word).unwrap().1.trim_start();
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+/// The process that `parent` started.
+fn child_of(parent: u32) -> Option<u32> {
+    let file = format!("/proc/{parent}/task/{parent}/children");
+    let of_main = std::fs::read_to_string(file).unwrap_or_default();
+    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?;
+    let of_all =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+    let all: Vec<String> = std::iter::once(of_main).chain(of_all).collect();
+    all.iter().flat_map(|text| text.split_whitespace()).next()?.parse().ok()
+}
+
+#[test]
+fn an_engine_alone_is_a_complete_server() {
+    let mut engine = Wharf::start(&mut engine());
+    let url = url_after(&engine.wait_for("/v1"), " at ");
+    let name = checkpoint(MODEL).display().to_string();
+    let (status, models) = request(&format!("{url}/models"), None);
+    assert!(status == 200 && models.contains(MODEL), "{models}");
+    let (status, answer) = request(&format!("{url}/chat/completions"), Some(&chat(&name, 8)));
+    assert_eq!(status, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["usage"]["completion_tokens"], 8);
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    let (status, answer) = request(&format!("{url}/chat/completions"), Some(&chat("other", 8)));
+    assert!(status == 404 && answer.contains("model_not_found"), "{answer}");
+    engine.signal("TERM");
+    assert!(engine.wait().success(), "{}", engine.err());
+}
+
+#[test]
+fn an_engine_with_a_key_asks_for_it() {
+    let mut engine = Wharf::start(engine().env("WHARF_API_KEY", "secret"));
+    let url = url_after(&engine.wait_for("/v1"), " at ");
+    assert_eq!(request(&format!("{url}/models"), None).0, 401);
+    let mut question = Wharf::command();
+    question.args(["chat", "--base-url", &url, "--max-tokens", "4", "Hello"]);
+    assert!(!output(&mut question).0.success());
+    let (status, _, err) = output(question.env("WHARF_API_KEY", "secret"));
+    assert!(status.success(), "{err}");
+}
+
+#[test]
+fn an_engine_listens_on_a_socket_of_its_owner_and_ends_with_its_parent() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("engine.sock");
+    // What a killed engine leaves behind must not be in the way.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let mut command = Wharf::command();
+    command.args(["engine", "--exit-on-stdin-eof", "--uds"]).arg(&socket);
+    command.arg("--model").arg(checkpoint(MODEL));
+    let mut engine = Wharf::start(command.stdin(Stdio::piped()));
+    let began = Instant::now();
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        assert!(began.elapsed() < PATIENCE, "{}", engine.err());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    engine.signal("INT"); // the parent's business
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok(), "Ctrl-C ended it");
+    engine.close_stdin();
+    assert!(engine.wait().success(), "{}", engine.err());
+}
+
+#[test]
+fn wrong_settings_of_an_engine_are_errors() {
+    for (flags, expected) in [
+        (["--max-model-len", "99999999"], "longer than"),
+        (["--kv-cache-memory", "1"], "--kv-cache-memory"),
+        (["--chat-template", "/no/such.jinja"], "/no/such.jinja"),
+        (["--max-num-seqs", "0"], "--max-num-seqs"),
+    ] {
+        let (status, _, err) = output(engine().args(flags));
+        assert!(!status.success() && err.contains(expected), "{err:?} lacks {expected:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("broken.gguf");
+    std::fs::write(&file, b"GGUF and then nonsense").unwrap();
+    let mut command = Wharf::command();
+    command.args(["engine", "--port", "0", "--model"]).arg(&file);
+    let (status, _, err) = output(&mut command);
+    assert!(!status.success() && err.contains("broken.gguf"), "{err}");
+}
+
+#[test]
+fn serve_prints_a_curl_line_that_works_and_keeps_its_id() {
+    let state = tempfile::tempdir().unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut wharf = Wharf::start(&mut serve(state.path()));
+        let out = wharf.wait_for("Stop with Ctrl-C");
+        let endpoint = url_after(&out, "endpoint");
+        ids.push(endpoint.split('/').nth(3).unwrap().to_owned());
+        assert!(endpoint.ends_with("/3900/v1"), "{endpoint}");
+        let curl = out.split_once("Try it:").unwrap().1.split_once("Or talk").unwrap().0.trim();
+        let (status, answer, err) = output(Command::new("sh").args(["-c", curl]));
+        assert!(status.success(), "{err}");
+        assert!(answer.contains("chat.completion"), "{answer}");
+        let direct = request(&format!("{endpoint}/chat/completions"), Some(&chat("tiny", 8)));
+        let base = endpoint.split(&ids[0]).next().unwrap();
+        let default = request(&format!("{base}v1/chat/completions"), Some(&chat("tiny", 8)));
+        assert_eq!((direct.0, default.0), (200, 200), "{direct:?} {default:?}");
+        assert_eq!(content(&direct.1), content(&default.1));
+        wharf.signal("INT");
+        assert!(wharf.wait().success(), "{}", wharf.err());
+    }
+    assert_eq!(ids[0], ids[1], "the instance's id changed");
+}
+
+#[test]
+fn a_killed_engine_is_started_again() {
+    let state = tempfile::tempdir().unwrap();
+    let mut wharf = Wharf::start(&mut serve(state.path()));
+    let endpoint = url_after(&wharf.wait_for("Stop with Ctrl-C"), "endpoint");
+    let url = format!("{endpoint}/chat/completions");
+    let before = content(&request(&url, Some(&chat("tiny", 8))).1);
+    let child = child_of(wharf.pid()).expect("no engine");
+    signal_process(child, "KILL");
+    let after = ask_until(&url, Some(&chat("tiny", 8)), |status, text| {
+        assert!(matches!(status, 200 | 502 | 503), "{status} {text}");
+        status == 200
+    });
+    assert_eq!(before, content(&after));
+    assert_ne!(child_of(wharf.pid()), Some(child));
+}
+
+#[test]
+fn an_engine_does_not_outlive_its_gateway() {
+    let state = tempfile::tempdir().unwrap();
+    let mut wharf = Wharf::start(&mut serve(state.path()));
+    wharf.wait_for("Stop with Ctrl-C");
+    let child = child_of(wharf.pid()).expect("no engine");
+    wharf.signal("KILL");
+    wharf.wait();
+    let began = Instant::now();
+    while std::fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+        assert!(began.elapsed() < PATIENCE, "the engine goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_answer_under_way_is_finished_after_sigterm() {
+    let state = tempfile::tempdir().unwrap();
+    let mut wharf = Wharf::start(&mut serve(state.path()));
+    let endpoint = url_after(&wharf.wait_for("Stop with Ctrl-C"), "endpoint");
+    let url = format!("{endpoint}/chat/completions");
+    let asking = std::thread::spawn(move || request(&url, Some(&chat("tiny", 200))));
+    std::thread::sleep(Duration::from_millis(300));
+    wharf.signal("TERM");
+    let (status, answer) = asking.join().unwrap();
+    assert_eq!(status, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+    assert!(wharf.wait().success(), "{}", wharf.err());
+}
+
+#[test]
+fn an_engine_that_cannot_start_ends_serve_with_its_reason() {
+    let state = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("broken.gguf");
+    std::fs::write(&file, b"GGUF and then nonsense").unwrap();
+    let mut command = Wharf::command();
+    command
+        .args(["serve", "--port", "0", "--state-dir"])
+        .arg(state.path())
+        .arg("--model")
+        .arg(&file);
+    let (status, _, err) = output(&mut command);
+    assert!(!status.success() && err.contains("broken.gguf"), "{err}");
+}
