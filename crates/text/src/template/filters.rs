@@ -33,19 +33,18 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     bounded_by_arguments(environment, "batch");
     bounded_by_arguments(environment, "slice");
     environment.add_filter("format", |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-        format(state, &args.into_values(), |state, args| builtin_filter(state, "format", args))
+        format(state, &args.into_values(), |_, args| builtin_filter("format", args))
     });
     // It prints for people, and differently from Python's.
     environment.remove_filter("pprint");
 }
 
-/// Calls minijinja's own filter of this name.
-fn builtin_filter(state: &mut State<'_, '_>, name: &str, args: &[Value]) -> Result<Value, Error> {
+/// Calls minijinja's own filter of this name, for the filters that read nothing of the
+/// state but how undefined values behave, which is minijinja's default here.
+fn builtin_filter(name: &str, args: &[Value]) -> Result<Value, Error> {
     thread_local! {
         static BUILTIN: Environment<'static> = Environment::new();
     }
-    // The filters named here keep nothing in the state but the undefined behaviour.
-    let _ = state;
     BUILTIN.with(|environment| environment.empty_state().apply_filter(name, args))
 }
 
@@ -73,7 +72,7 @@ fn bounded_by_arguments(environment: &mut Environment<'static>, name: &'static s
             None => 0,
         };
         limits::charge(state, lines.saturating_add(largest))?;
-        builtin_filter(state, name, &args)
+        builtin_filter(name, &args)
     });
 }
 
@@ -118,7 +117,10 @@ fn to_json(
             match pair.as_slice() {
                 [item, key] => (item.to_string(), key.to_string()),
                 _ => {
-                    return Err(Error::new(ErrorKind::InvalidOperation, "separators is not a pair"));
+                    return Err(Error::new(
+                        ErrorKind::InvalidOperation,
+                        "separators is not a pair",
+                    ));
                 }
             }
         }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use minijinja::machinery::{
-    CodeGenerator, Instruction, Instructions, eval, make_string_output, parse,
+    CodeGenerator, Instruction, Instructions, Token, eval, make_string_output, parse, tokenize,
 };
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Tuple, ValueKind};
@@ -35,7 +35,7 @@ pub(super) const FUEL: u64 = 20_000_000;
 pub(super) const RECURSION: usize = 200;
 
 /// Time of one rendering.
-const TIME: Duration = Duration::from_secs(5);
+const TIME: Duration = Duration::from_secs(3);
 
 /// Bytes that a rendering may make besides what its input allows.
 const BASE_BYTES: usize = 64 << 20;
@@ -57,6 +57,12 @@ const MAX_ITEMS: usize = 1_000_000;
 
 /// About what one item of a list costs.
 const ITEM_BYTES: usize = 32;
+
+/// Tokens in one tag. The compiler's time grows with the square of this.
+const MAX_TAG_TOKENS: usize = 4_000;
+
+/// What the compiler may make of the literals in a template.
+const MAX_CONSTANT_BYTES: usize = 16 << 20;
 
 /// Raw text at least this long is charged; shorter text is bounded by the fuel.
 const CHARGED_RAW_BYTES: usize = 16;
@@ -335,8 +341,9 @@ struct Program<'source> {
 /// Checks that `source` compiles.
 ///
 /// # Errors
-/// The syntax error.
+/// The syntax error, or that a tag or constant in it is too large.
 pub(super) fn compile(source: &str) -> Result<(), Error> {
+    check_constants(source)?;
     on_large_stack(|| program(source).map(|_| ()))
 }
 
@@ -374,6 +381,46 @@ pub(super) fn render(
     })
 }
 
+/// Refuses endless tags, and multiplications of literals that could make a large constant: the compiler
+/// computes them, before anything is bounded. What a tag could make is taken to be the
+/// product of all its numbers, as often as the longest literal text is long.
+fn check_constants(source: &str) -> Result<(), Error> {
+    let (mut product, mut multiplies, mut longest) = (1_usize, false, 1);
+    let (mut total, mut tokens) = (0_usize, 0_usize);
+    for token in tokenize(source, false, syntax()?) {
+        tokens += 1;
+        if tokens > MAX_TAG_TOKENS {
+            return Err(Error::new(ErrorKind::SyntaxError, "a tag is too long"));
+        }
+        match token?.0 {
+            Token::TemplateData(_) => tokens = 0,
+            Token::VariableStart | Token::BlockStart => {
+                (product, multiplies, longest, tokens) = (1, false, 1, 0);
+            }
+            Token::Mul => multiplies = true,
+            Token::Int(number) => {
+                let number = usize::try_from(number).unwrap_or(usize::MAX);
+                product = product.saturating_mul(number.max(1));
+            }
+            Token::Int128(_) => product = usize::MAX,
+            Token::Str(text) => longest = longest.max(text.len()),
+            Token::String(text) => longest = longest.max(text.len()),
+            Token::VariableEnd | Token::BlockEnd if multiplies => {
+                total = total.saturating_add(product.saturating_mul(longest));
+            }
+            _ => {}
+        }
+    }
+    if total > MAX_CONSTANT_BYTES {
+        return Err(Error::new(ErrorKind::SyntaxError, "a constant is too large"));
+    }
+    Ok(())
+}
+
+fn syntax() -> Result<SyntaxConfig, Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
+}
+
 /// Runs `work` on a thread with [`STACK_BYTES`] of stack; a panic there is an error here.
 fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     std::thread::scope(|scope| {
@@ -391,8 +438,7 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Re
 }
 
 fn program(source: &str) -> Result<Program<'_>, Error> {
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-    let tree = parse(source, "chat_template", syntax)?;
+    let tree = parse(source, "chat_template", syntax()?)?;
     let mut generator = CodeGenerator::new("chat_template", source);
     generator.compile_stmt(&tree);
     let (main, blocks) = generator.finish();
@@ -449,6 +495,10 @@ fn weave<'source>(old: &Instruction<'source>) -> Vec<Instruction<'source>> {
             vec![I::LoadConst(Value::from(text.len())), call(CHARGE, 1), I::DiscardTop, old]
         }
         I::BuildList(_) | I::BuildMap(_) | I::BuildTuple(_) => vec![old, call(BUILT, 1)],
+        // The compiler makes constants of lists of constants.
+        I::LoadConst(ref value) if value.as_object().is_some() && !value.is_kwargs() => {
+            vec![old, call(BUILT, 1)]
+        }
         I::PushLoop(_) => vec![call(ITERATED, 1), old],
         I::SetAttr(_) => vec![I::Swap, call(STORED, 1), I::Swap, old],
         I::ApplyFilter("batch" | "slice" | "groupby" | "zip" | "items" | "dictsort", ..)

@@ -7,6 +7,8 @@
 //! read only one of these. Which ones a template can read is found out by rendering tiny
 //! conversations with it, and messages are brought into that form.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value as Json, json};
 
 use super::{RenderInput, TemplateError};
@@ -27,6 +29,9 @@ pub(super) struct ContentForms {
     knows_developer: bool,
 }
 
+/// After this no more is probed: what has not been tried is taken not to work.
+const PROBE_TIME: Duration = Duration::from_secs(1);
+
 /// The roles that are probed; another role is treated as `user`.
 const ROLES: [&str; 4] = ["user", "system", "assistant", "tool"];
 
@@ -37,6 +42,11 @@ impl ContentForms {
         render: impl Fn(&RenderInput) -> Result<String, TemplateError>,
     ) -> Self {
         let mut forms = Self { knows_developer: source.contains("developer"), ..Self::default() };
+        let start = Instant::now();
+        let render = |input: &RenderInput| match start.elapsed() < PROBE_TIME {
+            true => render(input),
+            false => Err(TemplateError::Render("it takes too long".to_owned())),
+        };
         let reads = |role, content: Json| {
             render(&probe_input(role, content)).is_ok_and(|text| {
                 // A template that prints the list itself has not read it.

@@ -76,7 +76,7 @@ pub struct RenderInput {
 }
 
 /// A template longer than this is refused. The longest real ones have about 20 KB.
-const MAX_SOURCE_BYTES: usize = 1 << 20;
+const MAX_SOURCE_BYTES: usize = 256 << 10;
 
 /// Variables that `chat_template_kwargs` cannot set, because the request has them as fields.
 const RESERVED: [&str; 5] =

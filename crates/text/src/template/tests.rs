@@ -190,10 +190,12 @@ fn continue_final_message_leaves_the_turn_open() {
 /// Templates made to take all time, memory or stack there is.
 #[test]
 fn hostile_templates_end() {
-    let chain = format!("{{{{ {}a }}}}", "a ~ ".repeat(60_000));
-    let parens = "{{ ".to_owned() + &"(".repeat(100_000);
+    let chain = format!("{{{{ {}a }}}}", "a ~ ".repeat(1_900));
+    let parens = "{{ ".to_owned() + &"(".repeat(3_900);
     let nested_loops = "{% for a in range(99999) %}".repeat(9) + &"{% endfor %}".repeat(9);
-    let nested_ifs = "{% if true %}".repeat(50_000);
+    let nested_ifs = "{% if true %}".repeat(15_000);
+    let long = format!("{{{{ {}a }}}}", "a ~ ".repeat(60_000));
+    let elifs = "{% if a %}".to_owned() + &"{% elif a %}".repeat(20_000) + "{% endif %}";
     let filters = format!("{{{{ 'aaaaaaaa'{} }}}}", "|replace('a', 'aaaa')".repeat(40));
     for source in [
         "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
@@ -209,7 +211,6 @@ fn hostile_templates_end() {
         "{{ 'x' * 99999999999 }}",
         "{% for i in range(99999) %}{% set x = 'x' * 9999999 %}{% endfor %}",
         "{{ ([1] * 99999999)|list|length }}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% for i in range(99999) %}{% for j in range(99999) %}0123456789012345678901234567890123456789{% endfor %}{% endfor %}",
         "{% macro m(x) %}{{ m(x ~ x) }}{% endmacro %}{{ m('ab') }}",
         "{% macro m(x) %}{{ m(x) }}{{ m(x) }}{% endmacro %}{{ m('ab') }}",
@@ -223,6 +224,8 @@ fn hostile_templates_end() {
         "{% set x = 'x' * 9999999 %}{% for i in range(99999) %}{% if 'y' in x %}{% endif %}{% endfor %}",
         "{% include 'x' %}",
         &chain,
+        &long,
+        &elifs,
         &parens,
         &nested_loops,
         &nested_ifs,
@@ -238,8 +241,8 @@ fn hostile_templates_end() {
                 "{shown}"
             );
         }
-        // Nine probes and a rendering, each within its time; far below in fact.
-        assert!(start.elapsed() < Duration::from_secs(120), "{shown}: {:?}", start.elapsed());
+        // One probe and one rendering, each within its time; far below in fact.
+        assert!(start.elapsed() < Duration::from_secs(60), "{shown}: {:?}", start.elapsed());
         println!("{:?} {shown:?}", start.elapsed());
     }
 }
