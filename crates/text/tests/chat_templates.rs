@@ -5,6 +5,8 @@
 //! reason in `template_differences.txt`, and the test fails when that list and reality
 //! differ in either direction.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -4,6 +4,8 @@
 //! not, each test says so and passes. Tests with vocabularies of our own are next to the
 //! code.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may fail the test")]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
