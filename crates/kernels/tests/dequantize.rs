@@ -4,10 +4,8 @@
 use wharf_kernels::quant::{Format, dequantize};
 
 fn bytes(hex: &str) -> Vec<u8> {
-    hex.as_bytes()
-        .chunks_exact(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-        .collect()
+    let digit = |digit: u8| char::from(digit).to_digit(16).map_or(0, |value| value as u8);
+    hex.as_bytes().as_chunks().0.iter().map(|&[high, low]| digit(high) << 4 | digit(low)).collect()
 }
 
 /// Formats without a minimum must agree to the bit. With one, gguf rounds the product and the sum,

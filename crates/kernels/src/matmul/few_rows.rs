@@ -1,6 +1,11 @@
 //! Few rows (decoding): the weights stream through registers, shared by all rows of a pass. More
 //! rows than a pass takes go over the same panels again, which are in the cache by then.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "several arrays go by one index; iterators' closures may miss the instruction set"
+)]
+
 use super::{
     Call,
     panel::{Panel, Panels},
