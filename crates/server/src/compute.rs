@@ -63,20 +63,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_past_its_limit_is_refused_and_a_panic_is_an_error() {
+    async fn work_past_its_limit_is_refused_and_keeps_its_thread() {
         let compute = Compute::new(1, Duration::from_millis(50));
-        let slow = compute.run(|| {
-            std::thread::sleep(Duration::from_millis(300));
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let endless = compute.run(move || {
+            let _ = wait.recv();
             Ok(())
         });
-        assert!(matches!(slow.await, Err(ApiError::Body { .. })));
-        // The only thread still sleeps.
+        assert!(matches!(endless.await, Err(ApiError::Body { .. })));
         assert_eq!(compute.run(|| Ok(())).await, Err(ApiError::Busy));
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        assert_eq!(
-            compute.run(|| -> Result<(), _> { panic!("on purpose") }).await,
-            Err(ApiError::Internal)
-        );
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_leaves_the_pool_whole() {
+        let compute = Compute::new(1, Duration::from_secs(60));
+        let panic = compute.run(|| -> Result<(), _> { panic!("on purpose") });
+        assert_eq!(panic.await, Err(ApiError::Internal));
         assert_eq!(compute.run(|| Ok(7)).await, Ok(7));
     }
 }

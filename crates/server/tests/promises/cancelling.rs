@@ -1,0 +1,89 @@
+//! Promises on clients that leave and queues that are full.
+use crate::server::{Setup, TestServer, say, with};
+use serde_json::json;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_frees_its_blocks_streaming_or_not() {
+    let server = TestServer::start().await;
+    server.controls.delay.store(5, Ordering::SeqCst);
+    for stream in [true, false] {
+        let body = with(say("forever"), json!({"stream": stream, "n": 2, "max_tokens": 400}));
+        let mut call = server.start_post("/v1/chat/completions", &body).await;
+        if stream {
+            assert!(call.wait_for("\"content\":\"a\"").await);
+        }
+        while server.engine.stats().running < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let generated = server.engine.stats().generation_tokens;
+        drop(call);
+        server.idle().await;
+        let more = server.engine.stats().generation_tokens - generated;
+        assert!(more < 400, "{more} tokens were generated for nobody");
+    }
+    // In the queue, before it ever ran.
+    server.controls.hold.store(true, Ordering::SeqCst);
+    let body = with(say("forever"), json!({"stream": true}));
+    let mut call = server.start_post("/v1/chat/completions", &body).await;
+    assert!(call.wait_for("assistant").await);
+    drop(call);
+    server.controls.hold.store(false, Ordering::SeqCst);
+    server.idle().await;
+    server.assert_serving().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_string_ends_the_work_of_the_engine() {
+    let server = TestServer::start().await;
+    server.controls.delay.store(2, Ordering::SeqCst);
+    let (plain, _) = server.both(with(say("forever"), json!({"stop": ["aaa"]}))).await;
+    assert_eq!(plain.content(0), "");
+    server.idle().await;
+    assert!(server.engine.stats().generation_tokens < 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_limit_is_a_429_with_retry_after_at_once_and_the_others_go_on() {
+    let mut setup = Setup::default();
+    setup.engine.max_running = 1;
+    setup.engine.max_waiting = 2;
+    let server = TestServer::with(setup).await;
+    server.controls.hold.store(true, Ordering::SeqCst);
+    let mut calls = Vec::new();
+    // One that the engine may have taken out of the queue already, and two that wait.
+    for _ in 0..3 {
+        let body = with(say("mine"), json!({"stream": true}));
+        let mut call = server.start_post("/v1/chat/completions", &body).await;
+        assert!(call.wait_for("\r\n\r\n").await);
+        calls.push(call);
+    }
+    let filled = server.engine.stats().waiting;
+    let mut refused = None;
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let body = with(say("late"), json!({"stream": true}));
+        let mut call = server.start_post("/v1/chat/completions", &body).await;
+        assert!(call.wait_for("\r\n\r\n").await);
+        assert!(asked.elapsed() < Duration::from_secs(10), "at once, not when there is room");
+        if call.seen().starts_with("HTTP/1.1 429") {
+            refused = Some(call.finish().await);
+            break;
+        }
+    }
+    let refused = refused.unwrap_or_else(|| panic!("never refused; {filled} waited"));
+    let seconds: u32 =
+        refused.header("retry-after").and_then(|value| value.parse().ok()).expect("seconds");
+    assert!((1..=120).contains(&seconds));
+    assert_eq!(refused.error()["type"], "rate_limit_error");
+    server.controls.hold.store(false, Ordering::SeqCst);
+    for call in calls {
+        let seen = call.seen();
+        if seen.starts_with("HTTP/1.1 200") {
+            assert_eq!(call.finish().await.content(0), "mine");
+        }
+    }
+    server.idle().await;
+    server.assert_serving().await;
+}
