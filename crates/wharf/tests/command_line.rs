@@ -8,7 +8,52 @@ use program::{Wharf, output};
 fn help_is_for_newcomers() {
     let (status, out, _) = output(Wharf::command().arg("--help"));
     assert!(status.success());
-    expect_test::expect![[r#""#]].assert_eq(&out);
+    expect_test::expect![[r#"
+        Serve large language models behind the OpenAI Chat Completions API.
+
+        Without a command, `wharf` is `wharf serve`: it fetches a small model once, starts, and prints the URL to give to any OpenAI client.
+
+        Usage: wharf [OPTIONS] <COMMAND>
+
+        Commands:
+          serve   Serve a model at its own URL, behind a gateway that keeps it running (the default)
+          engine  Serve one model alone, without the gateway
+          pull    Fetch a model and print where it is
+          chat    Talk to a model in the terminal
+          bench   Measure how fast a server answers, any that speaks the OpenAI API
+          help    Print this message or the help of the given subcommand(s)
+
+        Options:
+          -h, --help
+                  Print help (see a summary with '-h')
+
+          -V, --version
+                  Print version
+
+        Everywhere:
+              --config <FILE>
+                  Configuration file; `./wharf.toml` is read when it is there
+          
+                  [env: WHARF_CONFIG=]
+
+              --log-level <LEVEL>
+                  How much to log to standard error: error, warn, info, debug, trace, or a filter such as `wharf_engine=debug,info`
+          
+                  [env: WHARF_LOG_LEVEL=]
+                  [default: warn]
+
+              --log-format <FORMAT>
+                  How to write log lines
+
+                  Possible values:
+                  - text: For people
+                  - json: One JSON object per line, for programs
+          
+                  [env: WHARF_LOG_FORMAT=]
+                  [default: text]
+
+        Every flag is also an environment variable (shown in the help of each command) and a key of wharf.toml: in the table of its command, such as [serve] port = 8000; engine and hub flags in [engine] and [hub]. Flags win over the environment, the environment over the file.
+    "#]].assert_eq(&out);
 }
 
 #[test]
