@@ -36,11 +36,15 @@ fn request(data: &[u8]) {
 }
 
 fn gguf(data: &[u8]) {
-    let _ = wharf_model::gguf::parse(data);
+    let Ok(gguf) = wharf_model::gguf::parse(data) else { return };
+    let _ = wharf_model::gguf::config(&gguf);
+    let _ = wharf_model::gguf::vocabulary(&gguf);
+    let _ = wharf_model::gguf::chat_template(&gguf);
 }
 
 fn safetensors(data: &[u8]) {
     let _ = wharf_model::safetensors::parse_header(data);
+    let _ = wharf_model::safetensors::parse_index(data);
 }
 
 fn config(data: &[u8]) {
