@@ -296,17 +296,20 @@ impl Scheduler {
     /// same long prompt that arrive together compute it once.
     fn adopt(&mut self, rank: Rank) {
         let Some(sequence) = self.running.get_mut(&rank) else { return };
-        while sequence.num_computed.is_multiple_of(BLOCK_TOKENS)
-            && sequence.num_uncomputed() > BLOCK_TOKENS
-        {
+        loop {
             let index = sequence.num_computed / BLOCK_TOKENS;
-            let (salt, table) = (&sequence.request.salt, &mut sequence.block_table);
+            let end = (index + 1) * BLOCK_TOKENS;
+            // The last token is never skipped: it gives the logits.
+            if end >= sequence.len() {
+                break;
+            }
+            let (salt, table) = (&sequence.request.salt, &sequence.block_table);
             let Some(parent) = self.cache.parent(salt, table, index) else { break };
-            let tokens = sequence.block_tokens(index);
-            let Some(id) = self.cache.find(parent, tokens) else { break };
+            let Some(id) = self.cache.find(parent, sequence.block_tokens(index)) else { break };
+            // Its own block may be half filled, with the same bits.
             self.cache.acquire(id);
             self.cache.release(std::mem::replace(&mut sequence.block_table[index], id));
-            sequence.num_computed += BLOCK_TOKENS;
+            sequence.num_computed = end;
         }
     }
 

@@ -339,13 +339,17 @@ fn choices_compute_the_prompt_once_with_and_without_prefix_caching() {
 
 #[test]
 fn two_requests_with_one_prompt_compute_it_once_though_they_arrive_together() {
-    let mut bench = Bench::new(EngineConfig { max_batched_tokens: 16, ..config() });
-    let both = [(); 2].map(|()| bench.submit_one(request(prompt(0, 100), 4)));
-    bench.finish();
-    let [first, second] = both.map(Answer::of);
-    assert_eq!(first.essence(), second.essence());
-    let rows = bench.stats().prefill_rows;
-    assert!(rows <= 100 + 16, "{rows}");
+    // With 110 the second begins in the same step, and stops in the middle of a block: it must find
+    // the rest all the same.
+    for (max_batched_tokens, most) in [(16, 100 + 16), (110, 100 + 10 + 4)] {
+        let mut bench = Bench::new(EngineConfig { max_batched_tokens, ..config() });
+        let both = [(); 2].map(|()| bench.submit_one(request(prompt(0, 100), 4)));
+        bench.finish();
+        let [first, second] = both.map(Answer::of);
+        assert_eq!(first.essence(), second.essence());
+        let rows = bench.stats().prefill_rows;
+        assert!(rows <= most, "{rows} rows at {max_batched_tokens} a step");
+    }
 }
 
 #[test]
