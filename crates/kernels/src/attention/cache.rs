@@ -46,9 +46,10 @@ impl KvShape {
         self.head_dim.div_ceil(LANES)
     }
 
-    /// Vectors of one head's keys and values in a block.
+    /// Vectors of one head's keys and values in a block. A `head_dim` past all sense gives
+    /// `usize::MAX`, which `KvCache::new` then refuses, rather than a small wrapped number.
     fn block_len(&self) -> usize {
-        self.head_dim + BLOCK_TOKENS * self.vectors()
+        self.head_dim.saturating_add(BLOCK_TOKENS.saturating_mul(self.vectors()))
     }
 
     /// Vectors of one head in a layer.

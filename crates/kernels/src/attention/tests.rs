@@ -215,6 +215,15 @@ fn block_bytes_counts_all_layers_and_padding() {
     assert_eq!(KvCache::block_bytes(5, shape), 5 * 3 * (20 * 16 + 16 * 32) * 2);
 }
 
+#[test]
+#[should_panic(expected = "KV cache size overflows")]
+fn a_cache_of_no_sensible_size_is_refused() {
+    let head_dim = usize::MAX / 2;
+    let shape = KvShape { num_blocks: 9, num_kv_heads: 3, head_dim, format: KvFormat::F16 };
+    assert_eq!(KvCache::block_bytes(1, shape), usize::MAX);
+    KvCache::new(1, shape);
+}
+
 fn one_row(block_table: &[u32], start: usize) -> SequenceRows<'_> {
     SequenceRows { first_row: 0, num_rows: 1, start, block_table }
 }

@@ -1,7 +1,7 @@
 //! The instruction set in use, as a value that proves the CPU has it.
 //!
-//! A kernel is a struct of its operands with one method, generic over [`Simd`] (16 lanes of f32);
-//! [`Isa::dispatch`] compiles it once per instruction set and calls the one proven. So the
+//! A kernel is a struct of its operands with one method, generic over `Simd` (16 lanes of f32);
+//! `Isa::dispatch` compiles it once per instruction set and calls the one proven. So the
 //! arithmetic of the kernels is safe code, and `unsafe` stays in this folder's three ISA files.
 //! (Learnt from rten's and pulp's tokens.)
 //!

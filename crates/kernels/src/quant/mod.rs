@@ -1,7 +1,7 @@
 //! Storage formats of weights, as GGUF and safetensors lay them out, and their plain decoding.
 //!
 //! The block layouts are ggml's (`ggml-common.h`, `ggml-quants.c`). Each block format is decoded
-//! once, here, into [`Codes`]: small integers with an exact scale and minimum per group; the plain
+//! once, here, into `Codes`: small integers with an exact scale and minimum per group; the plain
 //! decoding and the matmul's packing both stand on it. A block is `[f32]` only in [`dequantize`].
 
 mod blocks;
