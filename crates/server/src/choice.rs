@@ -264,3 +264,166 @@ impl Choice {
         update
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use wharf_text::tokenizer::TokenizerError;
+
+    /// Token `n` below 256 is byte `n`; 256 is special; the rest are of several bytes.
+    struct Bytes(Vec<Vec<u8>>);
+
+    impl Bytes {
+        fn shared() -> Arc<dyn Tokenizer> {
+            let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+            tokens.extend([b"<end>".to_vec(), "é".into(), b"ab".to_vec(), b"b\xC3".to_vec()]);
+            Arc::new(Self(tokens))
+        }
+    }
+
+    impl Tokenizer for Bytes {
+        fn encode(&self, text: &str, _: bool) -> Result<Vec<u32>, TokenizerError> {
+            Ok(text.bytes().map(u32::from).collect())
+        }
+        fn token_bytes(&self, id: u32) -> &[u8] {
+            self.0.get(id as usize).map_or(&[], Vec::as_slice)
+        }
+        fn is_special(&self, id: u32) -> bool {
+            id == 256
+        }
+        fn decode(&self, ids: &[u32], _: bool) -> String {
+            let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id).to_vec()).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        fn token_to_id(&self, _: &str) -> Option<u32> {
+            None
+        }
+        fn id_to_token(&self, _: u32) -> Option<String> {
+            None
+        }
+        fn vocab_size(&self) -> usize {
+            self.0.len()
+        }
+        fn bos_token(&self) -> Option<&str> {
+            None
+        }
+        fn eos_token(&self) -> Option<&str> {
+            None
+        }
+    }
+
+    /// All updates of a choice that is given `ids` and then ends by length.
+    fn updates(ids: &[u32], options: ChoiceOptions) -> Vec<Update> {
+        let mut choice = Choice::new(Bytes::shared(), Arc::new(options));
+        let mut updates = Vec::new();
+        let logprob = || Some(TokenLogprob { logprob: -1.0, top: Vec::new() });
+        let events = ids.iter().map(|&id| Event::Token { id, logprob: logprob() });
+        for event in events.chain([Event::Finished(EngineFinish::Length)]) {
+            let update = choice.push(event).expect("no failure");
+            let ended = update.finish.is_some();
+            updates.push(update);
+            if ended {
+                break;
+            }
+        }
+        updates
+    }
+
+    fn options(stops: Vec<String>, include_stop: bool) -> ChoiceOptions {
+        ChoiceOptions {
+            stops,
+            include_stop,
+            skip_special_tokens: true,
+            logprobs: true,
+            min_tokens: 0,
+        }
+    }
+
+    fn whole(updates: Vec<Update>) -> Update {
+        let mut whole = Update::default();
+        updates.into_iter().for_each(|update| whole.append(update));
+        whole
+    }
+
+    fn bytes_of(entries: &[LogprobEntry]) -> Vec<u8> {
+        entries.iter().flat_map(|entry| entry.bytes.clone().unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn a_stop_string_cuts_the_bytes_of_the_token_it_begins_in() {
+        // "é" in two tokens, then "ab", of which "b" begins the stop string.
+        let ids = [u32::from(b'x'), 0xC3, 0xA9, 258, u32::from(b'!')];
+        let whole = whole(updates(&ids, options(vec!["b!".into()], false)));
+        assert_eq!(whole.text, "xéa");
+        let ids: Vec<u32> = whole.logprobs.iter().map(|entry| entry.id).collect();
+        assert_eq!(ids, [u32::from(b'x'), 0xC3, 0xA9, 258]);
+        assert_eq!(whole.logprobs[3].bytes.as_deref(), Some(&b"a"[..]));
+        assert_eq!(
+            whole.finish.and_then(|finish| finish.stop),
+            Some(StopReason::Text("b!".into()))
+        );
+        assert_eq!(whole.token_ids.len(), 5, "all that were generated");
+    }
+
+    #[test]
+    fn a_hidden_token_has_no_bytes_and_keeps_its_place() {
+        let whole =
+            whole(updates(&[u32::from(b'a'), 256, u32::from(b'b')], options(vec![], false)));
+        assert_eq!(whole.text, "ab");
+        let bytes: Vec<_> = whole.logprobs.iter().map(|entry| entry.bytes.is_some()).collect();
+        assert_eq!(bytes, [true, false, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn entries_are_the_text_whatever_stops_it(
+            // Pieces of UTF-8 and tokens over their borders; "b\xC3" is always followed by its rest.
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                vec![97u32], vec![98], vec![257], vec![258], vec![259, 0xA9], vec![0xC3, 0xA9], vec![256],
+                vec![0xF0, 0x9F, 0x98, 0x80],
+            ]), 0..24),
+            stops in prop::collection::vec(prop::sample::select(vec![
+                "ab", "b", "éa", "é", "aaa", "bé", "😀", "😀b", "aéb",
+            ]), 0..3),
+            include: bool,
+        ) {
+            let ids = pieces.concat();
+            let stops: Vec<String> = stops.into_iter().map(str::to_owned).collect();
+            let updates = updates(&ids, options(stops.clone(), include));
+            let (mut text, mut told) = (0, 0);
+            for update in &updates {
+                prop_assert!(!update.text.contains(char::REPLACEMENT_CHARACTER));
+                text += update.text.len();
+                told += bytes_of(&update.logprobs).len();
+                prop_assert!(told <= text, "an entry came before its text");
+            }
+            let whole = whole(updates);
+            prop_assert_eq!(bytes_of(&whole.logprobs), whole.text.as_bytes());
+            // The oracle: the first end of any stop string in the whole text; of those that end
+            // there, the longest.
+            let shown: Vec<u32> = ids.iter().copied().filter(|&id| id != 256).collect();
+            let full = Bytes::shared().decode(&shown, true);
+            let ends = (0..=full.len()).filter(|&end| full.is_char_boundary(end));
+            let hit = ends.filter_map(|end| {
+                let stops = stops.iter().filter(|stop| full[..end].ends_with(stop.as_str()));
+                stops.map(String::len).max().map(|length| (end, length))
+            }).next();
+            let expected = match hit {
+                Some((end, length)) => &full[..if include { end } else { end - length }],
+                None => full.as_str(),
+            };
+            prop_assert_eq!(whole.text, expected);
+        }
+
+        #[test]
+        fn no_tokens_make_it_panic(
+            ids in prop::collection::vec(prop_oneof![0u32..270, 0x80u32..0xF8], 0..40),
+            stops in prop::collection::vec("[ab\u{FFFD}é]{1,3}", 0..3),
+            include: bool,
+        ) {
+            let whole = whole(updates(&ids, options(stops, include)));
+            prop_assert!(whole.finish.is_some());
+        }
+    }
+}

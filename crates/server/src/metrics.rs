@@ -68,6 +68,12 @@ pub(crate) struct Metrics {
     accepted: Counter,
     finished: Family<FinishedLabels, Counter>,
     rejected: Family<RejectedLabels, Counter>,
+    times: Times,
+    sizes: Sizes,
+}
+
+/// Histograms in seconds.
+struct Times {
     first_token: Histogram,
     between_tokens: Histogram,
     per_token: Histogram,
@@ -76,10 +82,51 @@ pub(crate) struct Metrics {
     inference: Histogram,
     prefill: Histogram,
     decode: Histogram,
+}
+
+impl Times {
+    fn register(registry: &mut Registry) -> Self {
+        let mut time = |name: &str, help: &str, buckets: &[f64]| {
+            histogram(registry, &format!("{name}_seconds"), help, buckets)
+        };
+        Self {
+            first_token: time("time_to_first_token", "Arrival to first token", &LATENCIES),
+            between_tokens: time("inter_token_latency", "One token to the next", &GAPS),
+            per_token: time("request_time_per_output_token", "Mean after the first", &GAPS),
+            end_to_end: time("e2e_request_latency", "Arrival to the end", &LATENCIES),
+            queue: time("request_queue_time", "In the queue", &LATENCIES),
+            inference: time("request_inference_time", "Start to end", &LATENCIES),
+            prefill: time("request_prefill_time", "Start to first token", &LATENCIES),
+            decode: time("request_decode_time", "First token to last", &LATENCIES),
+        }
+    }
+}
+
+/// Histograms of counts.
+struct Sizes {
     prompt_tokens: Histogram,
     generated_tokens: Histogram,
     params_n: Histogram,
     params_max_tokens: Histogram,
+}
+
+impl Sizes {
+    fn register(registry: &mut Registry) -> Self {
+        let mut size = |name: &str, help: &str| histogram(registry, name, help, &TOKENS);
+        Self {
+            prompt_tokens: size("request_prompt_tokens", "Tokens of prompts"),
+            generated_tokens: size("request_generation_tokens", "Tokens generated"),
+            params_n: size("request_params_n", "Choices asked for"),
+            params_max_tokens: size("request_params_max_tokens", "Most tokens of the answer"),
+        }
+    }
+}
+
+/// A histogram by vLLM's name for it.
+fn histogram(registry: &mut Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let histogram = Histogram::new(buckets.iter().copied());
+    registry.register(format!("vllm:{name}"), help, histogram.clone());
+    histogram
 }
 
 impl Metrics {
@@ -91,34 +138,6 @@ impl Metrics {
         let labels =
             ModelLabels { model_name: model_name.to_owned(), max_model_len: max_model_len as u64 };
         info.get_or_create(&labels).set(1);
-        let mut histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let histogram = Histogram::new(buckets.iter().copied());
-            registry.register(format!("vllm:{name}"), help, histogram.clone());
-            histogram
-        };
-        let first_token =
-            histogram("time_to_first_token_seconds", "From arrival to first token", &LATENCIES);
-        let between_tokens =
-            histogram("inter_token_latency_seconds", "From one token to the next", &GAPS);
-        let per_token = histogram(
-            "request_time_per_output_token_seconds",
-            "Mean time for each token after the first",
-            &GAPS,
-        );
-        let end_to_end =
-            histogram("e2e_request_latency_seconds", "From arrival to the end", &LATENCIES);
-        let queue = histogram("request_queue_time_seconds", "Time in the queue", &LATENCIES);
-        let inference =
-            histogram("request_inference_time_seconds", "From start to end", &LATENCIES);
-        let prefill =
-            histogram("request_prefill_time_seconds", "From start to first token", &LATENCIES);
-        let decode =
-            histogram("request_decode_time_seconds", "From first token to the end", &LATENCIES);
-        let prompt_tokens = histogram("request_prompt_tokens", "Tokens of prompts", &TOKENS);
-        let generated_tokens = histogram("request_generation_tokens", "Tokens generated", &TOKENS);
-        let params_n = histogram("request_params_n", "Choices asked for", &TOKENS);
-        let params_max_tokens =
-            histogram("request_params_max_tokens", "Most tokens of the answer", &TOKENS);
         let accepted = Counter::default();
         registry.register(
             "wharf:requests_accepted",
@@ -127,30 +146,16 @@ impl Metrics {
         );
         let finished = Family::<FinishedLabels, Counter>::default();
         registry.register("vllm:request_success", "Choices ended, by reason", finished.clone());
+        // All reasons are there from the start, so that rates can be computed.
         for outcome in [Outcome::Stop, Outcome::Length, Outcome::Abort, Outcome::Error] {
             let labels = FinishedLabels { finished_reason: outcome.name() };
             drop(finished.get_or_create(&labels));
         }
         let rejected = Family::<RejectedLabels, Counter>::default();
         registry.register("vllm:admission_rejections", "Requests not let in", rejected.clone());
-        Self {
-            registry,
-            accepted,
-            finished,
-            rejected,
-            first_token,
-            between_tokens,
-            per_token,
-            end_to_end,
-            queue,
-            inference,
-            prefill,
-            decode,
-            prompt_tokens,
-            generated_tokens,
-            params_n,
-            params_max_tokens,
-        }
+        let times = Times::register(&mut registry);
+        let sizes = Sizes::register(&mut registry);
+        Self { registry, accepted, finished, rejected, times, sizes }
     }
 
     /// The text of `GET /metrics`.
@@ -167,9 +172,9 @@ impl Metrics {
 
     /// Counts a request that the engine took (`n` choices of one prompt).
     pub(crate) fn observe_request(&self, prompt_tokens: usize, n: usize, max_tokens: usize) {
-        self.prompt_tokens.observe(prompt_tokens as f64);
-        self.params_n.observe(n as f64);
-        self.params_max_tokens.observe(max_tokens as f64);
+        self.sizes.prompt_tokens.observe(prompt_tokens as f64);
+        self.sizes.params_n.observe(n as f64);
+        self.sizes.params_max_tokens.observe(max_tokens as f64);
     }
 }
 
@@ -202,7 +207,7 @@ impl ChoiceRecord {
     /// It left the queue.
     pub(crate) fn start(&mut self, queued: Duration) {
         self.started = Some(Instant::now());
-        self.metrics.queue.observe(queued.as_secs_f64());
+        self.metrics.times.queue.observe(queued.as_secs_f64());
     }
 
     /// It got a token.
@@ -211,12 +216,12 @@ impl ChoiceRecord {
         self.tokens += 1;
         if self.first.is_none() {
             self.first = Some(now);
-            self.metrics.first_token.observe((now - self.arrived).as_secs_f64());
+            self.metrics.times.first_token.observe((now - self.arrived).as_secs_f64());
             if let Some(started) = self.started {
-                self.metrics.prefill.observe((now - started).as_secs_f64());
+                self.metrics.times.prefill.observe((now - started).as_secs_f64());
             }
         } else {
-            self.metrics.between_tokens.observe((now - self.last).as_secs_f64());
+            self.metrics.times.between_tokens.observe((now - self.last).as_secs_f64());
         }
         self.last = now;
     }
@@ -230,16 +235,16 @@ impl ChoiceRecord {
         let labels = FinishedLabels { finished_reason: outcome.name() };
         metrics.finished.get_or_create(&labels).inc();
         let now = Instant::now();
-        metrics.end_to_end.observe((now - self.arrived).as_secs_f64());
-        metrics.generated_tokens.observe(self.tokens as f64);
+        metrics.times.end_to_end.observe((now - self.arrived).as_secs_f64());
+        metrics.sizes.generated_tokens.observe(self.tokens as f64);
         if let Some(started) = self.started {
-            metrics.inference.observe((now - started).as_secs_f64());
+            metrics.times.inference.observe((now - started).as_secs_f64());
         }
         if let Some(first) = self.first {
             let decode = (self.last - first).as_secs_f64();
-            metrics.decode.observe(decode);
+            metrics.times.decode.observe(decode);
             if self.tokens > 1 {
-                metrics.per_token.observe(decode / (self.tokens - 1) as f64);
+                metrics.times.per_token.observe(decode / (self.tokens - 1) as f64);
             }
         }
     }

@@ -84,61 +84,92 @@ pub(crate) fn sampling(
     fields: &GenerationFields,
     logprobs: Logprobs,
 ) -> Result<SamplingParams, ApiError> {
-    let SamplingDefaults { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
-        state.defaults;
+    let defaults = &state.defaults;
     let vocabulary = state.tokenizer.vocab_size();
-    let or = |asked: Option<f64>, model: Option<f32>, last: f64| {
-        asked.or(model.map(f64::from)).unwrap_or(last)
-    };
-    let temperature = or(fields.temperature, temperature, range::TEMPERATURE_DEFAULT);
-    number_in("temperature", temperature, &range::TEMPERATURE)?;
-    let top_p = or(fields.top_p, top_p, 1.0);
-    if !(top_p > 0.0 && top_p <= range::TOP_P_MAX) {
-        return Err(ApiError::field("top_p", format!("must be in (0, 1], got {top_p}")));
-    }
-    let min_p = or(fields.min_p, min_p, 0.0);
-    number_in("min_p", min_p, &range::MIN_P)?;
-    let repetition_penalty = or(fields.repetition_penalty, repetition_penalty, 1.0);
-    // As the engine will see it: a penalty so small or large that it is 0 or infinite there would
-    // make every logit so.
-    let as_f32 = repetition_penalty as f32;
-    if !(as_f32 > 0.0 && as_f32.is_finite()) {
-        let reason = format!("must be greater than 0 and finite, got {repetition_penalty}");
-        return Err(ApiError::field("repetition_penalty", reason));
-    }
+    let temperature = fields.temperature.or(defaults.temperature.map(f64::from));
+    let temperature = temperature.unwrap_or(range::TEMPERATURE_DEFAULT);
+    let min_p = fields.min_p.or(defaults.min_p.map(f64::from)).unwrap_or(0.0);
     let frequency_penalty = fields.frequency_penalty.unwrap_or(0.0);
-    number_in("frequency_penalty", frequency_penalty, &range::PENALTY)?;
     let presence_penalty = fields.presence_penalty.unwrap_or(0.0);
+    number_in("temperature", temperature, &range::TEMPERATURE)?;
+    number_in("min_p", min_p, &range::MIN_P)?;
+    number_in("frequency_penalty", frequency_penalty, &range::PENALTY)?;
     number_in("presence_penalty", presence_penalty, &range::PENALTY)?;
     let stops = fields.stop_token_ids.as_deref().unwrap_or_default();
     if stops.len() > range::STOP_TOKEN_IDS_MAX {
         return Err(too_many("stop_token_ids", stops.len(), range::STOP_TOKEN_IDS_MAX));
     }
-    let allowed = fields.allowed_token_ids.as_deref();
-    if allowed.is_some_and(<[_]>::is_empty) {
-        return Err(ApiError::field("allowed_token_ids", "must not be empty"));
-    }
     Ok(SamplingParams {
         temperature: temperature as f32,
-        top_p: top_p as f32,
-        top_k: top_k_of(fields.top_k, top_k, vocabulary)?,
+        top_p: top_p(fields, defaults)?,
+        top_k: top_k(fields, defaults, vocabulary)?,
         min_p: min_p as f32,
         frequency_penalty: frequency_penalty as f32,
         presence_penalty: presence_penalty as f32,
-        repetition_penalty: as_f32,
+        repetition_penalty: repetition_penalty(fields, defaults)?,
         logit_bias: logit_bias(fields.logit_bias.as_ref(), vocabulary)?,
         // The bits of the number; negative seeds are as good as others.
         seed: fields.seed.map(|seed| seed.0.cast_unsigned()),
         logprobs,
+        // Until `fit` knows the prompt.
         max_tokens: 0,
         min_tokens: min_tokens(fields)?,
         stop_token_ids: token_ids("stop_token_ids", stops, vocabulary)?,
         ignore_eos: fields.ignore_eos == Some(true),
         bad_words: bad_words(fields.bad_words.as_deref(), state.tokenizer.as_ref())?,
-        allowed_token_ids: allowed
-            .map(|ids| token_ids("allowed_token_ids", ids, vocabulary))
-            .transpose()?,
+        allowed_token_ids: allowed_token_ids(fields, vocabulary)?,
     })
+}
+
+fn top_p(fields: &GenerationFields, defaults: &SamplingDefaults) -> Result<f32, ApiError> {
+    let value = fields.top_p.or(defaults.top_p.map(f64::from)).unwrap_or(1.0);
+    // As the engine will see it: what is 0 there keeps no token at all.
+    let as_f32 = value as f32;
+    if as_f32 > 0.0 && value <= range::TOP_P_MAX {
+        Ok(as_f32)
+    } else {
+        Err(ApiError::field("top_p", format!("must be in (0, 1], got {value}")))
+    }
+}
+
+fn repetition_penalty(
+    fields: &GenerationFields,
+    defaults: &SamplingDefaults,
+) -> Result<f32, ApiError> {
+    let default = defaults.repetition_penalty.map_or(1.0, f64::from);
+    let value = fields.repetition_penalty.unwrap_or(default);
+    // As the engine will see it: a penalty that is 0 or infinite there makes every logit so.
+    let as_f32 = value as f32;
+    if as_f32 > 0.0 && as_f32.is_finite() {
+        return Ok(as_f32);
+    }
+    let reason = format!("must be greater than 0 and finite, got {value}");
+    Err(ApiError::field("repetition_penalty", reason))
+}
+
+fn top_k(
+    fields: &GenerationFields,
+    defaults: &SamplingDefaults,
+    vocabulary: usize,
+) -> Result<u32, ApiError> {
+    let value = fields.top_k.map_or(defaults.top_k.map_or(0, i64::from), |top_k| top_k.0);
+    if value < -1 {
+        let reason = format!("must be 0 or -1 (off) or at least 1, got {value}");
+        return Err(ApiError::field("top_k", reason));
+    }
+    // More than the vocabulary is the vocabulary.
+    Ok(u32::try_from(to_usize(value).min(vocabulary)).unwrap_or(u32::MAX))
+}
+
+fn allowed_token_ids(
+    fields: &GenerationFields,
+    vocabulary: usize,
+) -> Result<Option<Vec<u32>>, ApiError> {
+    match fields.allowed_token_ids.as_deref() {
+        None => Ok(None),
+        Some([]) => Err(ApiError::field("allowed_token_ids", "must not be empty")),
+        Some(ids) => token_ids("allowed_token_ids", ids, vocabulary).map(Some),
+    }
 }
 
 /// How text is made of the tokens.
@@ -245,20 +276,6 @@ fn min_tokens(fields: &GenerationFields) -> Result<usize, ApiError> {
         return Err(ApiError::field("min_tokens", format!("must be at least 0, got {value}")));
     }
     Ok(to_usize(value))
-}
-
-fn top_k_of(
-    asked: Option<Integer>,
-    model: Option<u32>,
-    vocabulary: usize,
-) -> Result<u32, ApiError> {
-    let top_k = asked.map_or(model.map_or(0, i64::from), |top_k| top_k.0);
-    if top_k < -1 {
-        let reason = format!("must be 0 or -1 (off) or at least 1, got {top_k}");
-        return Err(ApiError::field("top_k", reason));
-    }
-    // More than the vocabulary is the vocabulary.
-    Ok(u32::try_from(to_usize(top_k).min(vocabulary)).unwrap_or(u32::MAX))
 }
 
 fn logit_bias(

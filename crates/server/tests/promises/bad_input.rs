@@ -281,6 +281,10 @@ async fn a_body_that_is_no_json_or_too_large_says_so() {
         server.call("POST", "/v1/chat/completions", JSON, large.as_bytes()).await.finish().await;
     assert_eq!(answer.status, 413);
     assert_eq!(answer.error()["code"], "body_too_large");
+    // So large that it is still on its way when the server has decided.
+    let huge = vec![b' '; 20 << 20];
+    let answer = server.call("POST", "/v1/chat/completions", JSON, &huge).await.finish().await;
+    assert_eq!(answer.status, 413);
     // The same without a length up front.
     let head = "POST /v1/chat/completions HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked";
     let chunked = format!("{:x}\r\n{large}\r\n0\r\n\r\n", large.len());
