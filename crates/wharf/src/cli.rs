@@ -11,16 +11,18 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::size::ByteSize;
 
+/// Where settings may stand.
+const SETTINGS: &str = "\
+Every flag is also an environment variable, shown in the help of each command, and a key of
+wharf.toml, in the table of its command: [serve] port = 8000. Flags that serve and engine share
+stand in [engine] and [hub]. Flags win over the environment, the environment over the file.";
+
 /// Serve large language models behind the OpenAI Chat Completions API.
 ///
-/// Without a command, `wharf` is `wharf serve`: it fetches a small model once, starts, and prints
-/// the URL to give to any OpenAI client.
+/// Without a command, `wharf` is `wharf serve`: it fetches a small model once, starts,
+/// and prints the URL to give to any OpenAI client.
 #[derive(Debug, Parser)]
-#[command(name = "wharf", version, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Every flag is also an environment variable (shown in the help of each \
-    command) and a key of wharf.toml: in the table of its command, such as [serve] port = 8000; \
-    engine and hub flags in [engine] and [hub]. Flags win over the environment, the environment \
-    over the file.")]
+#[command(name = "wharf", version, propagate_version = true, after_help = SETTINGS)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,

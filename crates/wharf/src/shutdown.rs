@@ -54,7 +54,7 @@ impl Shutdown {
                         if signalled {
                             std::process::exit(INTERRUPTED);
                         }
-                        eprintln!("\nStopping; running answers may finish. Ctrl-C again ends at once.");
+                        eprintln!("\nStopping. Ctrl-C again ends at once.");
                     }
                 }
                 signalled = true;

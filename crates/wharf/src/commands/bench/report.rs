@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_interpolated() {
-        let ms = (1..=101).map(|n| Duration::from_millis(n));
+        let ms = (1..=101).map(Duration::from_millis);
         let summary = Summary::of(ms).unwrap();
         let expected = Summary { mean: 51.0, p50: 51.0, p90: 91.0, p99: 100.0, max: 101.0 };
         for (found, expected) in [

@@ -1,11 +1,9 @@
 //! `wharf chat` and `wharf bench` against a simulated engine.
 
-mod program;
-
 use std::io::Write;
 use std::process::Stdio;
 
-use program::{Wharf, output};
+use crate::program::{Wharf, output};
 use serde_json::Value;
 use wharf_mock_engine::{MockConfig, MockEngine};
 
@@ -58,14 +56,14 @@ fn ctrl_c_stops_an_answer_and_the_server_with_it() {
         Wharf::start(Wharf::command().args(["chat", "--base-url", &server.url, "Go on and on"]));
     let began = std::time::Instant::now();
     while server.engine.stats().running == 0 {
-        assert!(began.elapsed() < program::PATIENCE, "{}", chat.err());
+        assert!(began.elapsed() < crate::program::PATIENCE, "{}", chat.err());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     std::thread::sleep(std::time::Duration::from_millis(200));
     chat.signal("INT");
     assert!(!chat.wait().success());
     while server.engine.stats().running != 0 {
-        assert!(began.elapsed() < program::PATIENCE, "the server goes on");
+        assert!(began.elapsed() < crate::program::PATIENCE, "the server goes on");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

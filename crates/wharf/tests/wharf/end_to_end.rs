@@ -1,13 +1,11 @@
 //! `wharf engine` and `wharf serve` as a user runs them, on a tiny random checkpoint: its words are
 //! nonsense, but everything else is the real thing.
 
-mod program;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use program::{PATIENCE, Wharf, checkpoint, output, signal_process};
+use crate::program::{PATIENCE, Wharf, checkpoint, output, signal_process};
 use serde_json::{Value, json};
 
 const MODEL: &str = "llama-gqa";
@@ -218,18 +216,31 @@ fn an_engine_does_not_outlive_its_gateway() {
 }
 
 #[test]
-fn an_answer_under_way_is_finished_after_sigterm() {
+fn answers_under_way_are_finished_after_sigterm() {
     let state = tempfile::tempdir().unwrap();
     let mut wharf = Wharf::start(&mut serve(state.path()));
     let endpoint = url_after(&wharf.wait_for("Stop with Ctrl-C"), "endpoint");
     let url = format!("{endpoint}/chat/completions");
-    let asking = std::thread::spawn(move || request(&url, Some(&chat("tiny", 200))));
-    std::thread::sleep(Duration::from_millis(300));
+    // Enough work for a while, also on a fast machine.
+    let mut body = chat("tiny", 200);
+    body["temperature"] = json!(1);
+    body["n"] = json!(4);
+    let asking: Vec<_> = (0..16)
+        .map(|_| {
+            let (url, body) = (url.clone(), body.clone());
+            std::thread::spawn(move || (request(&url, Some(&body)), Instant::now()))
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(150));
     wharf.signal("TERM");
-    let (status, answer) = asking.join().unwrap();
-    assert_eq!(status, 200, "{answer}");
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+    let signalled = Instant::now();
+    let answers: Vec<_> = asking.into_iter().map(|thread| thread.join().unwrap()).collect();
+    for ((status, answer), _) in &answers {
+        assert_eq!(*status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        assert_eq!(answer["usage"]["completion_tokens"], 800);
+    }
+    assert!(answers.iter().any(|(_, ended)| *ended > signalled), "none was under way");
     assert!(wharf.wait().success(), "{}", wharf.err());
 }
 

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 /// What goes wrong with a file (or with `api`, the listing).
 #[derive(Debug, Clone, Copy)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The connection breaks after so many bytes of the body.
     CutAfter(usize),
     /// Nothing more comes after so many bytes.
@@ -31,12 +31,12 @@ pub enum Fault {
 
 /// A request that was made.
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub path: String,
-    pub authorization: Option<String>,
-    pub range: Option<String>,
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) authorization: Option<String>,
+    pub(crate) range: Option<String>,
     /// Asked of the storage, not of the hub.
-    pub storage: bool,
+    pub(crate) storage: bool,
 }
 
 #[derive(Default)]
@@ -50,7 +50,7 @@ struct Inner {
 }
 
 /// A running hub and its storage; they end with the test's runtime.
-pub struct FakeHub {
+pub(crate) struct FakeHub {
     url: String,
     inner: Arc<Mutex<Inner>>,
 }
@@ -62,7 +62,7 @@ struct Side {
 }
 
 impl FakeHub {
-    pub async fn start(files: &[(&str, Vec<u8>)]) -> Self {
+    pub(crate) async fn start(files: &[(&str, Vec<u8>)]) -> Self {
         let inner = Arc::new(Mutex::new(Inner {
             commit: "0123456789abcdef".into(),
             files: files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect(),
@@ -74,35 +74,35 @@ impl FakeHub {
         Self { url, inner }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
-    pub fn set_commit(&self, commit: &str) {
+    pub(crate) fn set_commit(&self, commit: &str) {
         self.inner.lock().unwrap().commit = commit.into();
     }
 
     /// Whether files are kept in a storage of another origin.
-    pub fn set_redirect(&self, redirect: bool) {
+    pub(crate) fn set_redirect(&self, redirect: bool) {
         self.inner.lock().unwrap().redirect = redirect;
     }
 
-    pub fn set_file(&self, name: &str, bytes: Vec<u8>) {
+    pub(crate) fn set_file(&self, name: &str, bytes: Vec<u8>) {
         let mut inner = self.inner.lock().unwrap();
         inner.files.iter_mut().find(|(n, _)| n == name).unwrap().1 = bytes;
     }
 
     /// The next `times` requests for `name` (or for `api`) meet `fault`.
-    pub fn fail(&self, name: &str, fault: Fault, times: usize) {
+    pub(crate) fn fail(&self, name: &str, fault: Fault, times: usize) {
         self.inner.lock().unwrap().faults.insert(name.into(), (fault, times));
     }
 
-    pub fn requests(&self) -> Vec<Seen> {
+    pub(crate) fn requests(&self) -> Vec<Seen> {
         self.inner.lock().unwrap().seen.clone()
     }
 
     /// First bytes asked for in each request that was sent the file `name`.
-    pub fn ranges(&self, name: &str) -> Vec<u64> {
+    pub(crate) fn ranges(&self, name: &str) -> Vec<u64> {
         let redirected = self.inner.lock().unwrap().redirect;
         let requests = self.requests();
         let asked = requests.iter().filter(|r| r.path.ends_with(name) && r.storage == redirected);

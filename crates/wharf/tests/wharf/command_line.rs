@@ -1,13 +1,13 @@
 //! The real binary's command line: help, precedence of settings, and errors that say what to do.
 
-mod program;
-
-use program::{Wharf, output};
+use crate::program::{Wharf, output};
 
 #[test]
 fn help_is_for_newcomers() {
     let (status, out, _) = output(Wharf::command().arg("--help"));
     assert!(status.success());
+    // Blank lines have blanks in them, which no snapshot keeps.
+    let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
     expect_test::expect![[r#"
         Serve large language models behind the OpenAI Chat Completions API.
 
@@ -33,12 +33,12 @@ fn help_is_for_newcomers() {
         Everywhere:
               --config <FILE>
                   Configuration file; `./wharf.toml` is read when it is there
-          
+
                   [env: WHARF_CONFIG=]
 
               --log-level <LEVEL>
                   How much to log to standard error: error, warn, info, debug, trace, or a filter such as `wharf_engine=debug,info`
-          
+
                   [env: WHARF_LOG_LEVEL=]
                   [default: warn]
 
@@ -48,12 +48,14 @@ fn help_is_for_newcomers() {
                   Possible values:
                   - text: For people
                   - json: One JSON object per line, for programs
-          
+
                   [env: WHARF_LOG_FORMAT=]
                   [default: text]
 
-        Every flag is also an environment variable (shown in the help of each command) and a key of wharf.toml: in the table of its command, such as [serve] port = 8000; engine and hub flags in [engine] and [hub]. Flags win over the environment, the environment over the file.
-    "#]].assert_eq(&out);
+        Every flag is also an environment variable, shown in the help of each command, and a key of
+        wharf.toml, in the table of its command: [serve] port = 8000. Flags that serve and engine share
+        stand in [engine] and [hub]. Flags win over the environment, the environment over the file.
+    "#]].assert_eq(&(lines.join("\n") + "\n"));
 }
 
 #[test]
@@ -152,4 +154,35 @@ fn pull_prints_a_path_and_nothing_else() {
     let (status, out, _) = output(Wharf::command().arg("pull").arg(&file));
     assert!(status.success());
     assert_eq!(out, format!("{}\n", file.display()));
+}
+
+#[test]
+fn an_interrupted_pull_ends_pip_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let python = folder.path().join("python");
+    let started = folder.path().join("started");
+    // Plays pip: says that it runs, and never ends.
+    let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 100\n", started.display());
+    let write = ["-c", "printf %s \"$2\" > \"$1\" && chmod +x \"$1\"", "sh"];
+    let mut shell = std::process::Command::new("sh");
+    assert!(shell.args(write).arg(&python).arg(script).status().unwrap().success());
+    let cache = folder.path().join("cache");
+    let mut command = Wharf::command();
+    command.args(["pull", "smollm2", "--python"]).arg(&python).arg("--cache-dir").arg(&cache);
+    let mut pull = Wharf::start(&mut command);
+    let began = std::time::Instant::now();
+    let pid = loop {
+        match std::fs::read_to_string(&started) {
+            Ok(pid) if pid.ends_with('\n') => break pid.trim().to_owned(),
+            _ => assert!(began.elapsed() < crate::program::PATIENCE, "{}", pull.err()),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    pull.signal("TERM");
+    assert!(!pull.wait().success());
+    assert_eq!(std::fs::read_dir(cache.join("smollm2")).unwrap().count(), 0);
+    while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+        assert!(began.elapsed() < crate::program::PATIENCE, "pip goes on");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
