@@ -69,12 +69,12 @@ def metric(text: str, name: str) -> float:
     return sum(values)
 
 
-def start(command: str, folder: Path, *flags: str) -> Server:
+def start(command: str, folder: Path, *flags: str, model: str | None = None) -> Server:
     """`wharf serve` or `wharf engine` on a free port, its state and output in `folder`."""
     binary = os.environ.get("WHARF_BIN")
     assert binary, "WHARF_BIN must be the path of the wharf binary (`cargo xtask test` sets it)"
     port = free_port()
-    model = os.environ.get("WHARF_MODEL", "smollm2")
+    model = model or os.environ.get("WHARF_MODEL", "smollm2")
     arguments = [binary, command, "--model", model, "--port", str(port), *flags]
     if command == "serve":
         arguments += ["--state-dir", str(folder / "state")]

@@ -40,7 +40,6 @@ BODIES = {
     "no role": raw("messages", '[{"content": "x"}]'),
     "user without content": raw("messages", '[{"role": "user"}]'),
     "content a number": raw("messages", '[{"role": "user", "content": 1}]'),
-    "content no parts": raw("messages", '[{"role": "user", "content": []}]'),
     "content deep": raw("messages", '[{"role": "user", "content": ' + "[" * 500 + "]" * 500 + "}]"),
     "invalid UTF-8": b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}',
     "half a character": b'{"messages": [{"role": "user", "content": "\xf0\x9f"}]}',
@@ -66,7 +65,7 @@ BODIES = {
     "empty bad word": chat(bad_words=[""]),
     "deep nesting": b'{"messages": ' + b"[" * 200_000,
     "deep nesting, closed": raw("metadata", "[" * 100_000 + "]" * 100_000),
-    "deep objects": raw("x", '{"a":' * 50_000 + "1" + "}" * 50_000),
+    "deep objects": raw("chat_template_kwargs", '{"a":' * 50_000 + "1" + "}" * 50_000),
     "a template of the client": chat(chat_template="{{ 1/0 }}"),
     "both ways to go on": chat(add_generation_prompt=True, continue_final_message=True),
     "wrong cache salt": chat(cache_salt=5),
@@ -74,7 +73,6 @@ BODIES = {
     "stream a number": chat(stream=2),
     "stream options a list": chat(stream=True, stream_options=[1]),
     "an unknown model": chat(model="no-such-model"),
-    "an empty model": chat(model=""),
     "tools of nothing": chat(tools=[{}]),
     "an unknown response format": chat(response_format={"type": "poem"}),
     "response format without type": chat(response_format={}),
@@ -142,7 +140,7 @@ COMPLETIONS = {
     "an empty token list": {"prompt": [[]]},
     "too many logprobs": {"prompt": "a", "logprobs": 99},
     "suffix": {"prompt": "a", "suffix": "b"},
-    "best of fewer than n": {"prompt": "a", "n": 2, "best_of": 1},
+    "best of more than n": {"prompt": "a", "n": 2, "best_of": 5},
     "100,000 prompts": {"prompt": ["a"] * 100_000, "max_tokens": 1},
 }
 
@@ -269,6 +267,7 @@ def test_what_is_not_http_harms_nothing(server, sent):
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(65536)
-        except (ConnectionError, TimeoutError):
+        except OSError:
+            # Closed before, or while, we spoke; or silent.
             return
     assert not answer or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer[:200]

@@ -69,8 +69,8 @@ def test_a_stream_has_the_same(client, model, ask):
 
 def test_the_stream_helper_collects_them(client, model):
     with client.chat.completions.stream(
-        model=model, messages=[{"role": "user", "content": "Hi"}], temperature=0, max_tokens=30,
-        logprobs=True, top_logprobs=1,
+        model=model, messages=[{"role": "user", "content": "What is the capital of France?"}],
+        temperature=0, max_tokens=60, logprobs=True, top_logprobs=1,
     ) as stream:
         final = stream.get_final_completion()
     entries = final.choices[0].logprobs.content

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
+
+import server as wharf
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 NODE_TESTS = README.parent / "tests/clients/node"
@@ -32,9 +35,19 @@ def test_there_are_examples_of_each_kind():
         assert sum(kind == language for kind, _ in BLOCKS.values()) >= 6
 
 
+@pytest.fixture(scope="module")
+def readme_server(tmp_path_factory):
+    """Some examples let the model talk as long as it likes: here, up to 512 tokens."""
+    running = wharf.start("serve", tmp_path_factory.mktemp("readme"), "--max-model-len", "512")
+    yield running
+    running.stop()
+
+
 @pytest.mark.parametrize(("language", "code"), BLOCKS.values(), ids=BLOCKS)
-def test_an_example_of_the_readme_runs(server, model, tmp_path, language, code):
-    code = code.replace(ADDRESS, server.plain).replace('"smollm2"', f'"{model}"')
+def test_an_example_of_the_readme_runs(readme_server, tmp_path, language, code):
+    address = readme_server.plain
+    model = OpenAI(base_url=address, api_key="none").models.list().data[0].id
+    code = code.replace(ADDRESS, address).replace('"smollm2"', f'"{model}"')
     match language:
         case "python":
             command = [sys.executable, "-c", code]
