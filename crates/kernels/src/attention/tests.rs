@@ -1,3 +1,5 @@
+//! Every level against the reference, and that paging, chunking and batching change no bit.
+
 use std::num::NonZeroUsize;
 
 use proptest::prelude::*;

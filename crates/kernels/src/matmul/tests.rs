@@ -1,3 +1,5 @@
+//! Every level and format against the reference, bit equality between levels, and row independence.
+
 use std::num::NonZeroUsize;
 
 use proptest::prelude::*;

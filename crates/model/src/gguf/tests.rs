@@ -1,3 +1,5 @@
+//! GGUF files written here, whole and broken.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Templates as transformers renders them, and hostile ones.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::json;

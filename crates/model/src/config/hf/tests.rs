@@ -1,3 +1,5 @@
+//! config.json: what is honoured, what is refused, and that nothing panics.
+
 use proptest::prelude::*;
 use serde_json::json;
 

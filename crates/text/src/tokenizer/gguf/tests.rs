@@ -1,3 +1,5 @@
+//! Vocabularies made here, as a GGUF file would give them.
+
 use super::*;
 
 /// A byte-level vocabulary: all 256 bytes, a few words, two special tokens.
