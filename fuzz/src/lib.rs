@@ -33,6 +33,9 @@ pub fn target(name: &str) -> Option<Target> {
 
 fn request(data: &[u8]) {
     let _ = wharf_api::parse_chat_request(data);
+    let _ = wharf_api::parse_completion_request(data);
+    let _ = wharf_api::parse_tokenize_request(data);
+    let _ = wharf_api::parse_detokenize_request(data);
 }
 
 fn gguf(data: &[u8]) {

@@ -53,7 +53,6 @@ fn build() -> Result<PathBuf> {
         "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
         "-Cllvm-args=-sanitizer-coverage-pc-table",
         "-Cllvm-args=-sanitizer-coverage-trace-compares",
-        "-Ccodegen-units=1",
     ];
     tools::run(
         tools::cargo()

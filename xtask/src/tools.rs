@@ -19,10 +19,19 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us, without what `cargo run` has told us about ourselves: some build
+/// scripts (ring's) build anew when that changes.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let ours = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        });
+        if ours {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
@@ -69,7 +78,7 @@ pub(crate) fn python_venv(name: &str, requirements: &Path) -> Result<PathBuf> {
     }
     println!("making a Python environment in {}", venv.display());
     run(Command::new("python3").args(["-m", "venv"]).arg(&venv))
-        .context("Python 3.9 or later with its venv module is needed (Debian: python3-venv)")?;
+        .context("Python 3.10 or later with its venv module is needed (Debian: python3-venv)")?;
     run(Command::new(&python)
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
         .arg(requirements))?;

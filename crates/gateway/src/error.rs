@@ -59,6 +59,8 @@ pub(crate) enum RequestError {
     MethodNotAllowed,
     #[error("The request's body is larger than {limit} bytes.")]
     BodyTooLarge { limit: usize },
+    #[error("The request's body is broken: it is not whole, or its chunks are malformed.")]
+    BrokenBody,
     #[error("{what} Try again in {} s.", retry_seconds(*.retry_after))]
     NotReady { what: String, retry_after: Duration },
     #[error("The model cannot be served: {0}")]
@@ -82,6 +84,7 @@ impl RequestError {
             }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BrokenBody => StatusCode::BAD_REQUEST,
             Self::NotReady { .. } | Self::GivenUp(_) | Self::EngineLost(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -99,6 +102,7 @@ impl RequestError {
             | Self::UnknownPort { .. } => "port_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTooLarge { .. } => "body_too_large",
+            Self::BrokenBody => "broken_body",
             Self::NotReady { .. } => "instance_not_ready",
             Self::GivenUp(_) => "instance_failed",
             Self::EngineLost(_) => "engine_lost",

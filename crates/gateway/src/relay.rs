@@ -123,8 +123,15 @@ fn outbound(
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     strip_hop_by_hop(&mut parts.headers);
-    Ok(Request::from_parts(parts, Body::new(Limited::new(body, max_body_bytes))))
+    let body = Limited::new(body, max_body_bytes).map_err(BrokenBody);
+    Ok(Request::from_parts(parts, Body::new(body)))
 }
+
+/// Marks what went wrong while reading the client's body: it comes back from the engine's side of
+/// the relay, among the engine's own failures.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BrokenBody(BoxError);
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<header::HeaderName> = headers
@@ -141,13 +148,16 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// What an engine's failure before the first byte of its answer means for the client.
+/// What a failure before the first byte of the engine's answer means for the client.
 fn classify(error: &hyper_util::client::legacy::Error, max_body_bytes: usize) -> RequestError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        if error.is::<LengthLimitError>() {
-            return RequestError::BodyTooLarge { limit: max_body_bytes };
+        if let Some(BrokenBody(fault)) = error.downcast_ref() {
+            return match fault.is::<LengthLimitError>() {
+                true => RequestError::BodyTooLarge { limit: max_body_bytes },
+                false => RequestError::BrokenBody,
+            };
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
             return RequestError::BadAnswer(error.to_string());

@@ -107,6 +107,25 @@ async fn a_body_of_unknown_length_is_cut_off_at_the_limit() {
 }
 
 #[tokio::test]
+async fn a_broken_body_is_the_clients_fault_and_not_to_be_sent_again() {
+    let rig = Rig::start(&[]).await;
+    for body in ["Transfer-Encoding: chunked\r\n\r\nzz\r\n", "Content-Length: 1000\r\n\r\n{"] {
+        let mut stream = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\
+                    Content-Type: application/json\r\n";
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        // Whether the connection then ends cleanly is the client's concern alone.
+        let _ = stream.read_to_string(&mut answer).await;
+        let is_client_error = answer.is_empty() || answer.starts_with("HTTP/1.1 4");
+        assert!(is_client_error, "{body:?}: {answer}");
+    }
+    assert_eq!(rig.get("/v1/models").await.status(), 200);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_before_it_answers_is_a_503_and_comes_back() {
     let rig = Rig::start(&[]).await;
     for stream in [true, false] {
