@@ -32,7 +32,8 @@ request_fields! {
         pub stop: StringList,
         /// Any 64-bit integer; default: drawn at random.
         pub seed: Option<Integer>,
-        /// Token id (as a string) to [-100, 100], added to its logit; default none.
+        /// Token id (as a string, in its shortest form) to [-100, 100], added to its logit; default
+        /// none.
         pub logit_bias: Option<BTreeMap<String, f64>>,
         /// Answer as server-sent events; default false.
         pub stream: Option<bool>,
@@ -48,7 +49,7 @@ request_fields! {
         pub top_k: Option<Integer>,
         /// [0, 1]; default: the model's, else 0.
         pub min_p: Option<f64>,
-        /// > 0; default: the model's, else 1.
+        /// [0.01, 100]; default: the model's, else 1.
         pub repetition_penalty: Option<f64>,
         /// Integer in 0..=max_tokens: no end before so many tokens; default 0.
         pub min_tokens: Option<Integer>,
@@ -62,9 +63,9 @@ request_fields! {
         pub skip_special_tokens: Option<bool>,
         /// Spaces between special tokens that are shown; only true (the default) makes sense.
         pub spaces_between_special_tokens: Option<bool>,
-        /// Up to 128 texts that must not appear; default none.
+        /// Up to 128 texts, of up to 1024 bytes each, that must not appear; default none.
         pub bad_words: Option<Vec<String>>,
-        /// The only ids that may be drawn, not empty; default: all.
+        /// The only ids that may be drawn, not empty, the same again counts once; default: all.
         pub allowed_token_ids: Option<Vec<Integer>>,
         /// Ids whose log-probability is wanted at each position. Refused.
         pub logprob_token_ids: Option<Value>,

@@ -18,6 +18,9 @@ pub const MIN_P: RangeInclusive<f64> = 0.0..=1.0;
 pub const CHOICES: RangeInclusive<i64> = 1..=128;
 /// `top_logprobs` of chat completions and `logprobs` of completions.
 pub const TOP_LOGPROBS: RangeInclusive<i64> = 0..=20;
+/// `repetition_penalty`; 1 is off. Our own bounds (vLLM has only "above 0"): wide of any use, and
+/// narrow enough that no model's logits leave what an `f32` can hold.
+pub const REPETITION_PENALTY: RangeInclusive<f64> = 0.01..=100.0;
 /// Values of `logit_bias`.
 pub const LOGIT_BIAS: RangeInclusive<f64> = -100.0..=100.0;
 /// Most strings in `stop`.
@@ -28,6 +31,11 @@ pub const STOP_STRING_BYTES_MAX: usize = 4096;
 pub const STOP_TOKEN_IDS_MAX: usize = 1024;
 /// Most strings in `bad_words`.
 pub const BAD_WORDS_MAX: usize = 128;
+/// Most bytes of one string in `bad_words`.
+pub const BAD_WORD_BYTES_MAX: usize = 1024;
+/// Most items of `allowed_token_ids`, `logit_bias` and `bad_words` (in tokens) together, times the
+/// prompts of the request, each of which the engine keeps a copy for. (Our own bound.)
+pub const SAMPLING_ITEMS_MAX: usize = 1 << 20;
 /// Longest `cache_salt` in characters; it may not be empty.
 pub const CACHE_SALT_CHARS_MAX: usize = 1024;
 /// Most characters of `request_id` and of the `X-Request-Id` header.

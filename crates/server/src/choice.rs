@@ -14,8 +14,11 @@ use wharf_text::stop::{StopMatcher, StopOutcome};
 use wharf_text::tokenizer::Tokenizer;
 
 /// How a choice's tokens become text. The same for all choices of a request.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(crate) struct ChoiceOptions {
+    /// Of `stops`, at its beginning. Made once for each request, on the compute pool: choices clone
+    /// it, and clones share the automaton.
+    pub(crate) matcher: StopMatcher,
     /// Stop strings, none empty.
     pub(crate) stops: Vec<String>,
     /// Leave the stop string (or the text of the stop token) in the text.
@@ -107,7 +110,7 @@ impl Choice {
     pub(crate) fn new(tokenizer: Arc<dyn Tokenizer>, options: Arc<ChoiceOptions>) -> Self {
         Self {
             detokenizer: Detokenizer::new(Arc::clone(&tokenizer), options.skip_special_tokens),
-            matcher: StopMatcher::new(&options.stops, options.include_stop),
+            matcher: options.matcher.clone(),
             tokenizer,
             options,
             generated: 0,
@@ -332,6 +335,7 @@ mod tests {
 
     fn options(stops: Vec<String>, include_stop: bool) -> ChoiceOptions {
         ChoiceOptions {
+            matcher: StopMatcher::new(&stops, include_stop),
             stops,
             include_stop,
             skip_special_tokens: true,

@@ -53,6 +53,7 @@ fn prepare(
     let params = validate::sampling(state, fields, logprobs)?;
     let cache_salt = validate::cache_salt(fields)?;
     let prompts = prompts(state, request, n)?;
+    validate::copies(&params, prompts.len())?;
     let params = prompts
         .iter()
         .map(|prompt| validate::fit(state, &params, lengths, prompt.ids.len()))

@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use wharf_api::range;
 use wharf_api::{GenerationFields, Integer, StreamOptions};
 use wharf_engine::SamplingParams;
+use wharf_text::stop::StopMatcher;
 use wharf_text::tokenizer::{Tokenizer, TokenizerError};
 
 /// What a request says on log-probabilities: `None`, or how many likely tokens.
@@ -138,13 +139,8 @@ fn repetition_penalty(
 ) -> Result<f32, ApiError> {
     let default = defaults.repetition_penalty.map_or(1.0, f64::from);
     let value = fields.repetition_penalty.unwrap_or(default);
-    // As the engine will see it: a penalty that is 0 or infinite there makes every logit so.
-    let as_f32 = value as f32;
-    if as_f32 > 0.0 && as_f32.is_finite() {
-        return Ok(as_f32);
-    }
-    let reason = format!("must be greater than 0 and finite, got {value}");
-    Err(ApiError::field("repetition_penalty", reason))
+    number_in("repetition_penalty", value, &range::REPETITION_PENALTY)?;
+    Ok(value as f32)
 }
 
 fn top_k(
@@ -168,7 +164,14 @@ fn allowed_token_ids(
     match fields.allowed_token_ids.as_deref() {
         None => Ok(None),
         Some([]) => Err(ApiError::field("allowed_token_ids", "must not be empty")),
-        Some(ids) => token_ids("allowed_token_ids", ids, vocabulary).map(Some),
+        Some(ids) => {
+            // The engine walks these for every token: each once, so at most the vocabulary.
+            let mut ids = token_ids("allowed_token_ids", ids, vocabulary)?;
+            ids.sort_unstable();
+            ids.dedup();
+            ids.shrink_to_fit();
+            Ok(Some(ids))
+        }
     }
 }
 
@@ -201,6 +204,7 @@ pub(crate) fn choice_options(
         return Err(ApiError::unsupported("include_stop_str_in_output", reason));
     }
     Ok(ChoiceOptions {
+        matcher: StopMatcher::new(stops, include_stop),
         stops: stops.clone(),
         include_stop,
         skip_special_tokens: fields.skip_special_tokens != Some(false),
@@ -233,6 +237,25 @@ pub(crate) fn fit(
         return Err(ApiError::field("min_tokens", reason));
     }
     Ok(SamplingParams { max_tokens, ..params.clone() })
+}
+
+/// Checks what the copies of `params` for so many prompts would hold.
+///
+/// # Errors
+/// More than [`range::SAMPLING_ITEMS_MAX`] items.
+pub(crate) fn copies(params: &SamplingParams, prompts: usize) -> Result<(), ApiError> {
+    let allowed = params.allowed_token_ids.as_ref().map_or(0, Vec::len);
+    let bad: usize = params.bad_words.iter().map(Vec::len).sum();
+    let items = allowed + params.logit_bias.len() + bad;
+    if items.saturating_mul(prompts) <= range::SAMPLING_ITEMS_MAX {
+        return Ok(());
+    }
+    let reason = format!(
+        "{prompts} prompts times the {items} items of `allowed_token_ids`, `logit_bias` and \
+         `bad_words` is more than {}; send fewer prompts at once",
+        range::SAMPLING_ITEMS_MAX
+    );
+    Err(ApiError::field("prompt", reason))
 }
 
 /// `cache_salt`.
@@ -285,7 +308,9 @@ fn logit_bias(
     let mut out = Vec::new();
     for (key, &bias) in biases.into_iter().flatten() {
         let path = format!("logit_bias.{}", key.chars().take(32).collect::<String>());
-        let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < vocabulary);
+        // `01` and `+1` would be further names of 1, whose biases would add up.
+        let shortest = key == "0" || !key.starts_with(['0', '+']);
+        let id = key.parse::<u32>().ok().filter(|&id| shortest && (id as usize) < vocabulary);
         let Some(id) = id else {
             let reason = format!("not the id of one of the vocabulary's {vocabulary} tokens");
             return Err(ApiError::field(path, reason));
@@ -311,6 +336,10 @@ fn bad_words(
         let word = word.trim_start();
         if word.is_empty() {
             return Err(ApiError::field(path(), "must not be empty"));
+        }
+        if word.len() > range::BAD_WORD_BYTES_MAX {
+            let reason = format!("longer than {} bytes", range::BAD_WORD_BYTES_MAX);
+            return Err(ApiError::field(path(), reason));
         }
         let encode = |text: &str| {
             tokenizer
@@ -354,4 +383,26 @@ fn too_many(name: &str, count: usize, limit: usize) -> ApiError {
 /// Negative becomes 0; the caller has checked the range where that matters.
 pub(crate) fn to_usize(value: i64) -> usize {
     usize::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowed_ids_are_kept_once_each() {
+        let ids = [7, 3, 7, 7, 3].map(Integer).repeat(1000);
+        let fields = GenerationFields { allowed_token_ids: Some(ids), ..Default::default() };
+        assert_eq!(allowed_token_ids(&fields, 10), Ok(Some(vec![3, 7])));
+    }
+
+    #[test]
+    fn a_bias_has_one_name_for_each_token() {
+        let bias = |key: &str| logit_bias(Some(&BTreeMap::from([(key.to_owned(), 1.0)])), 100);
+        assert_eq!(bias("0"), Ok(vec![(0, 1.0)]));
+        assert_eq!(bias("10"), Ok(vec![(10, 1.0)]));
+        for key in ["01", "+1", "00", "", " 1", "1.0", "-0"] {
+            assert!(bias(key).is_err(), "{key:?}");
+        }
+    }
 }

@@ -109,3 +109,15 @@ async fn models_are_listed_and_found_by_any_of_their_names() {
     }
     assert_eq!(server.get("/v1/models/%FF").await.status, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_prompts_with_long_lists_of_ids_are_refused_before_they_are_copied() {
+    let server = TestServer::start().await;
+    // Each copy would be small; the engine would be handed all of them.
+    let words: Vec<String> = (0..128).map(|at| format!("{at:0>1000}")).collect();
+    let request = json!({"prompt": vec!["[a]"; 9], "bad_words": words, "max_tokens": 1});
+    let answer = server.post("/v1/completions", &request).await;
+    assert_eq!((answer.status, &answer.error()["param"]), (400, &json!("prompt")));
+    let answer = server.post("/v1/completions", &with(request, json!({"prompt": "[a]"}))).await;
+    assert_eq!(answer.content(0), "a");
+}
