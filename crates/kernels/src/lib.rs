@@ -1,9 +1,10 @@
 //! CPU kernels on slices: matmul, attention, normalisation, rotary embedding, activation,
 //! quantised formats, and the thread team that runs them.
 //!
-//! One folder per operation; each holds a plain reference and one fast version, written once over
-//! the vector operations of `isa` and compiled for every instruction set; the set is chosen at run
-//! time. Nothing here knows a model, and nothing allocates in a hot loop.
+//! One folder per operation that is worth vector code: a plain reference, the tests' oracle, and one
+//! fast version, written once over the vector operations of `isa` and compiled for every
+//! instruction set; the set is chosen at run time. The others (`rope`, `quant`) are plain Rust, one
+//! version each. Nothing here knows a model, and nothing allocates in a hot loop.
 //!
 //! Every kernel keeps *row independence*: a row of the output is computed by the same sequence of
 //! floating-point operations whatever other rows are in the call. The sequence is also the same on

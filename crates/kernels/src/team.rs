@@ -209,7 +209,12 @@ impl Shared {
                 return;
             }
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(index, worker))) {
-                lock(&self.panic).get_or_insert(payload);
+                let mut first = lock(&self.panic);
+                match *first {
+                    None => *first = Some(payload),
+                    // Not dropped: its destructor might panic, and this must not unwind.
+                    Some(_) => std::mem::forget(payload),
+                }
             }
         }
     }
@@ -416,6 +421,37 @@ mod tests {
                 });
                 assert_eq!(ran.into_inner(), 10);
             }
+        }
+    }
+
+    /// Dropping the second task's payload used to unwind out of the region, past the workers that
+    /// were still in it.
+    #[test]
+    fn payloads_that_panic_when_dropped_do_not_break_the_region() {
+        struct Bomb(usize);
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("payload {} was dropped", self.0);
+            }
+        }
+        for threads in [2, 4] {
+            let team = team(threads);
+            let ran = AtomicUsize::new(0);
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                team.run(10, &|index, _| {
+                    ran.fetch_add(1, SeqCst);
+                    std::panic::panic_any(Bomb(index));
+                });
+            }));
+            let payload = caught.unwrap_err();
+            assert!(payload.is::<Bomb>());
+            std::mem::forget(payload);
+            assert_eq!(ran.into_inner(), 10);
+            let sum = AtomicUsize::new(0);
+            team.run(10, &|index, _| {
+                sum.fetch_add(index, SeqCst);
+            });
+            assert_eq!(sum.into_inner(), 45);
         }
     }
 

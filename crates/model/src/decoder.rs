@@ -232,12 +232,8 @@ impl Decoder {
             rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
-        let rotations = Rotations {
-            head_dim: self.head_dim,
-            half_dim: self.rope.half_dim(),
-            cos: &scratch.cos,
-            sin: &scratch.sin,
-        };
+        let rotations =
+            Rotations { half_dim: self.rope.half_dim(), cos: &scratch.cos, sin: &scratch.sin };
         rows::rotate(compute, layer.query.weight.rows(), query, rotations);
         rows::rotate(compute, layer.key.weight.rows(), key, rotations);
 

@@ -87,6 +87,28 @@ fn most_rows(isa: Isa) -> usize {
     }
 }
 
+/// Heads of a group per tile: all that the registers take, unless that would leave threads without
+/// work, as it does where few sequences decode. Two tasks per thread even out those that begin late.
+fn heads_at_once(
+    isa: Isa,
+    team: &Team,
+    group: usize,
+    num_kv_heads: usize,
+    seqs: &[SequenceRows<'_>],
+) -> usize {
+    let most = most_rows(isa);
+    let tasks = |heads: usize| -> usize {
+        let of_a_group =
+            |seq: &SequenceRows<'_>| group.div_ceil(heads) * seq.num_rows.div_ceil(most / heads);
+        num_kv_heads * seqs.iter().map(of_a_group).sum::<usize>()
+    };
+    let mut heads = group.clamp(1, most);
+    while heads > 1 && team.threads() > 1 && tasks(heads) < 2 * team.threads() {
+        heads = heads.div_ceil(2);
+    }
+    heads
+}
+
 /// `out[row, head, :] = softmax(q · Kᵀ * scale) · V` for every row of every sequence, causal, over
 /// the positions the cache holds (the rows' own keys and values must have been written before).
 /// `q`, `out`: `[rows, num_heads, head_dim]`; head `h` reads KV head
@@ -142,11 +164,11 @@ impl AttentionScratch {
         self.workers.resize_with(self.workers.len().max(team.threads()), Mutex::default);
         self.tasks.clear();
         let group = shape.num_heads / kv.num_kv_heads;
-        let heads_at_once = group.min(most_rows(isa));
-        let tokens_at_once = most_rows(isa) / heads_at_once.max(1);
+        let heads_at_once = heads_at_once(isa, team, group, kv.num_kv_heads, seqs);
+        let tokens_at_once = most_rows(isa) / heads_at_once;
         for (sequence, seq) in seqs.iter().enumerate() {
             for kv_head in 0..kv.num_kv_heads {
-                for head in (0..group).step_by(heads_at_once.max(1)) {
+                for head in (0..group).step_by(heads_at_once) {
                     for token in (0..seq.num_rows).step_by(tokens_at_once).rev() {
                         self.tasks.push(TileTask {
                             sequence,

@@ -137,6 +137,24 @@ fn every_level_agrees_however_it_is_cut() {
     }
 }
 
+/// A lone decoding sequence used to make one task per KV head, whatever the number of threads.
+#[test]
+fn a_lone_decoding_sequence_gives_every_thread_work() {
+    let kv = KvShape { num_blocks: 1, num_kv_heads: 2, head_dim: 16, format: KvFormat::F32 };
+    let shape = AttentionShape { num_heads: 8, scale: 1.0, window: None };
+    let row = SequenceRows { first_row: 0, num_rows: 1, start: 0, block_table: &[0] };
+    for isa in Isa::available() {
+        for (threads, rows, tasks) in [(1, 1, 2), (2, 1, 4), (4, 1, 8), (16, 1, 8), (2, 8, 16)] {
+            let team = Team::new(NonZeroUsize::new(threads).unwrap());
+            let mut scratch = AttentionScratch::default();
+            let seqs: Vec<_> =
+                (0..rows).map(|first_row| SequenceRows { first_row, ..row }).collect();
+            scratch.plan(isa, &team, shape, kv, &seqs);
+            assert_eq!(scratch.tasks.len(), tasks, "{threads} threads, {rows} rows");
+        }
+    }
+}
+
 #[test]
 fn a_window_hides_what_is_before_it() {
     for window in [1, 2, 7, 16, 33, 1000] {

@@ -2,8 +2,9 @@
 //!
 //! A kernel is a struct of its operands with one method, generic over `Simd` (16 lanes of f32);
 //! `Isa::dispatch` compiles it once per instruction set and calls the one proven. So the
-//! arithmetic of the kernels is safe code, and `unsafe` stays in this folder's three ISA files.
-//! (Learnt from rten's and pulp's tokens.)
+//! arithmetic of the kernels is safe code: the intrinsics' `unsafe` stays in this folder. (Learnt
+//! from rten's and pulp's tokens.) What is `unsafe` elsewhere is memory, not arithmetic: aligned
+//! buffers (`buffer`), the region's closure (`team`), and outputs that tasks write in parts.
 //!
 //! Must not: choose an algorithm. All levels run the same operations in the same order and give the
 //! same bits; they differ in tile sizes only.
