@@ -15,18 +15,20 @@ use crate::tools;
 /// ARCHITECTURE.md.
 const ARROWS: &[(&str, &[&str])] = &[
     ("wharf-api", &[]),
+    ("wharf-http", &[]),
     ("wharf-kernels", &[]),
     ("wharf-hub", &[]),
     ("wharf-model", &["wharf-kernels"]),
     ("wharf-text", &["wharf-api"]),
     ("wharf-engine", &["wharf-model"]),
-    ("wharf-server", &["wharf-api", "wharf-text", "wharf-engine"]),
-    ("wharf-gateway", &["wharf-api"]),
+    ("wharf-server", &["wharf-api", "wharf-http", "wharf-text", "wharf-engine"]),
+    ("wharf-gateway", &["wharf-api", "wharf-http"]),
     ("wharf-mock-engine", &["wharf-api"]),
     (
         "wharf",
         &[
             "wharf-api",
+            "wharf-http",
             "wharf-model",
             "wharf-text",
             "wharf-engine",

@@ -9,6 +9,7 @@ use axum::{
     Json, Router,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::from_fn,
     response::{IntoResponse as _, Response},
 };
 use serde_json::json;
@@ -39,7 +40,10 @@ enum Opened<'a> {
 }
 
 pub(crate) fn router(door: Door) -> Router {
-    Router::new().fallback(handle).with_state(Arc::new(door))
+    Router::new()
+        .fallback(handle)
+        .layer(from_fn(wharf_http::discard_unread))
+        .with_state(Arc::new(door))
 }
 
 async fn handle(State(door): State<Arc<Door>>, request: Request) -> Response {
@@ -68,10 +72,7 @@ impl Door {
             Ok(Opened::Engine { passage, rest }) => {
                 relay::relay(passage, request, rest, self.max_body_bytes).await
             }
-            Err(error) => {
-                relay::forget_body(request).await;
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 

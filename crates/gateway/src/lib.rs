@@ -24,10 +24,10 @@ mod sockets;
 mod upstream;
 
 use std::{
-    future::{Future, IntoFuture as _},
+    future::Future,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::serve::ListenerExt as _;
@@ -52,6 +52,9 @@ pub struct GatewayConfig {
     pub drain_timeout: Duration,
 }
 
+/// The least time that connections have, once the engine has ended, to write out what they hold.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How the default instance's engine is started: program and arguments, to which
 /// `--uds PATH --exit-on-stdin-eof` is appended.
 ///
@@ -71,6 +74,7 @@ pub struct EngineCommand {
 pub struct Gateway {
     default_instance: Arc<Instance>,
     max_body_bytes: usize,
+    drain_timeout: Duration,
     /// Keeps the state directory ours.
     registry: Registry,
 }
@@ -92,10 +96,11 @@ impl Gateway {
             GatewayError::Io { path: config.state_dir, source: std::io::Error::other(error) }
         })??;
         let launcher = ChildLauncher { command: engine, sockets };
-        let policy = Policy::new(config.drain_timeout);
+        let GatewayConfig { max_body_bytes, drain_timeout, .. } = config;
+        let policy = Policy::new(drain_timeout);
         let default_instance =
             Arc::new(Instance::start(registry.default_instance, launcher, policy));
-        Ok(Self { default_instance, max_body_bytes: config.max_body_bytes, registry })
+        Ok(Self { default_instance, max_body_bytes, drain_timeout, registry })
     }
 
     /// The default instance.
@@ -121,26 +126,25 @@ impl Gateway {
     ///
     /// While it drains, new requests and `/health` are answered with 503, requests in flight go on
     /// until the drain timeout, and those left are ended: streams with an error event, other
-    /// answers by a 503 or, if half sent, by closing the connection.
+    /// answers by a 503 or, if half sent, by closing the connection. Clients that read slowly have
+    /// until the same deadline for what is left of their answers.
     ///
     /// # Errors
-    /// When the listener fails for good.
+    /// None as yet: a listener that cannot accept now is asked again later.
     pub async fn serve(
         self,
         listener: tokio::net::TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> std::io::Result<()> {
-        // Between the last answer's end and the engine's exit, connections have this long to close.
-        const LINGER: Duration = Duration::from_secs(1);
-        let Self { default_instance, max_body_bytes, registry } = self;
+        let Self { default_instance, max_body_bytes, drain_timeout, registry } = self;
         let router =
             door::router(Door { default_instance: Arc::clone(&default_instance), max_body_bytes });
-        let (stopped, mut is_stopped) = tokio::sync::watch::channel(false);
         // Connections are accepted until the engine has ended, so that clients are told.
         let drained = async move {
             shutdown.await;
+            let begun = Instant::now();
             default_instance.stop().await;
-            stopped.send_replace(true);
+            drain_timeout.saturating_sub(begun.elapsed()).max(FAREWELL)
         };
         let listener = listener.tap_io(|stream| {
             // Tokens are small and must not wait for one another.
@@ -148,17 +152,8 @@ impl Gateway {
                 tracing::debug!(%error, "TCP_NODELAY");
             }
         });
-        let server = axum::serve(listener, router).with_graceful_shutdown(drained);
-        let overdue = async move {
-            // An error means the same: the drain is over.
-            let _ = is_stopped.wait_for(|stopped| *stopped).await;
-            tokio::time::sleep(LINGER).await;
-        };
-        let result = tokio::select! {
-            result = server.into_future() => result,
-            () = overdue => Ok(()),
-        };
+        wharf_http::serve(listener, router, drained).await;
         drop(registry);
-        result
+        Ok(())
     }
 }

@@ -16,7 +16,6 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::{body::Body, response::Response};
@@ -54,7 +53,6 @@ pub(crate) async fn relay(
     max_body_bytes: usize,
 ) -> Result<Response, RequestError> {
     if declared_length(request.headers()).is_some_and(|length| length > max_body_bytes as u64) {
-        forget_body(request).await;
         return Err(RequestError::BodyTooLarge { limit: max_body_bytes });
     }
     let request = outbound(request, rest, max_body_bytes)?;
@@ -83,29 +81,6 @@ pub(crate) async fn relay(
 
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Reads and forgets the body of a request that is refused: a client that is still writing when we
-/// answer and close would see a broken connection instead of the error. Bounded in time and size.
-pub(crate) async fn forget_body(request: Request<Body>) {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    const MOST: usize = 256 << 20;
-    // A client that asks before it sends has not begun to.
-    if request.headers().contains_key(header::EXPECT) {
-        return;
-    }
-    let mut body = request.into_body();
-    let forget = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > MOST {
-                break;
-            }
-        }
-    };
-    // Whether it ran out of time makes no difference to the answer.
-    let _ = tokio::time::timeout(PATIENCE, forget).await;
 }
 
 fn outbound(
