@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, Method, StatusCode, header},
     middleware::from_fn,
     response::{IntoResponse as _, Response},
 };
@@ -16,6 +16,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
+    cors,
     error::RequestError,
     instance::{Instance, Phase},
     relay,
@@ -23,7 +24,7 @@ use crate::{
     upstream::Passage,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the handler needs.
 pub(crate) struct Door {
@@ -67,7 +68,11 @@ impl Door {
     async fn answer(&self, request: Request) -> Result<Response, RequestError> {
         // The path is needed after the request was taken apart.
         let path = request.uri().path().to_owned();
-        match self.open(&request, &path) {
+        let opened = self.open(&request, &path);
+        if opened.is_err() && cors::is_preflight(&request) {
+            return Ok(cors::preflight(&request));
+        }
+        match opened {
             Ok(Opened::Page(page)) => Ok(page),
             Ok(Opened::Engine { passage, rest }) => {
                 relay::relay(passage, request, rest, self.max_body_bytes).await
@@ -108,8 +113,7 @@ impl Door {
             return Err(RequestError::MethodNotAllowed);
         }
         let mut response = page(self, request);
-        let anywhere = HeaderValue::from_static("*");
-        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, anywhere);
+        cors::open(response.headers_mut());
         Ok(Opened::Page(response))
     }
 
@@ -137,7 +141,8 @@ impl Door {
             "default_instance": {
                 "id": self.default_instance.id,
                 "state": status.phase,
-                "reason": status.reason.as_deref(),
+                // What the engine said on its end is for the log: anyone can read this page.
+                "reason": status.reason.as_ref().map(|_| "the engine failed; the log says why"),
                 "requests_in_flight": status.in_flight(),
             },
         }));

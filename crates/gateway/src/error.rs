@@ -14,7 +14,7 @@ use uuid::Uuid;
 use wharf_api::error::{ErrorBody, ErrorObject};
 
 use crate::{
-    lifecycle::Reason,
+    cors,
     route::{MODEL_PORT, RouteError},
 };
 
@@ -63,8 +63,8 @@ pub(crate) enum RequestError {
     BrokenBody,
     #[error("{what} Try again in {} s.", retry_seconds(*.retry_after))]
     NotReady { what: String, retry_after: Duration },
-    #[error("The model cannot be served: {0}")]
-    GivenUp(Reason),
+    #[error("The model cannot be served: its engine failed to start. The server's log says why.")]
+    GivenUp,
     #[error("The engine ended before it answered: {0}.")]
     EngineLost(String),
     #[error("The engine's answer is not HTTP: {0}.")]
@@ -85,7 +85,7 @@ impl RequestError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BrokenBody => StatusCode::BAD_REQUEST,
-            Self::NotReady { .. } | Self::GivenUp(_) | Self::EngineLost(_) => {
+            Self::NotReady { .. } | Self::GivenUp | Self::EngineLost(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
@@ -104,7 +104,7 @@ impl RequestError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::BrokenBody => "broken_body",
             Self::NotReady { .. } => "instance_not_ready",
-            Self::GivenUp(_) => "instance_failed",
+            Self::GivenUp => "instance_failed",
             Self::EngineLost(_) => "engine_lost",
             Self::BadAnswer(_) => "engine_bad_answer",
         }
@@ -116,7 +116,7 @@ impl RequestError {
             Self::NotReady { retry_after, .. } => Some(*retry_after),
             Self::EngineLost(_) => Some(Duration::from_secs(1)),
             // Nothing changes until a person does something; a client that insists does so rarely.
-            Self::GivenUp(_) => Some(Duration::from_secs(60)),
+            Self::GivenUp => Some(Duration::from_secs(60)),
             _ => None,
         }
     }
@@ -142,8 +142,7 @@ impl IntoResponse for RequestError {
         if matches!(self, Self::MethodNotAllowed) {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        // Without it a page's script sees a network failure instead of the message.
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        cors::open(headers);
         response
     }
 }

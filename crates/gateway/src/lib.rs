@@ -7,11 +7,13 @@
 //! One noun, one file: `route` says what a path names, `door` answers or hands on, `relay`
 //! passes a request through, `upstream` is one engine's connections, `instance` owns the state
 //! machine of `lifecycle` and performs its effects, with `child` for processes and `health` for
-//! their state; `registry` and `sockets` are the files.
+//! their state; `registry` and `sockets` are the files; `cors` is what web pages need of answers
+//! that no engine gave.
 //!
 //! This crate never links an engine or a model: it knows HTTP, processes and files.
 
 mod child;
+mod cors;
 mod door;
 mod error;
 mod health;
