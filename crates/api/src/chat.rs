@@ -44,7 +44,7 @@ request_fields! {
         pub chat_template_kwargs: Option<Map<String, Value>>,
         /// none, minimal, low, medium, high, xhigh, max; handed to the template; default none.
         pub reasoning_effort: Option<String>,
-        /// Include the reasoning in the answer; default true.
+        /// Include the reasoning in the answer; default true; false is refused.
         pub include_reasoning: Option<bool>,
         /// Refused.
         pub mm_processor_kwargs: Option<Value>,

@@ -36,8 +36,12 @@ pub const BAD_WORD_BYTES_MAX: usize = 1024;
 /// Most items of `allowed_token_ids`, `logit_bias` and `bad_words` (in tokens) together, times the
 /// prompts of the request, each of which the engine keeps a copy for. (Our own bound.)
 pub const SAMPLING_ITEMS_MAX: usize = 1 << 20;
-/// Longest `cache_salt` in characters; it may not be empty.
+/// Longest `cache_salt` in characters; it may not be empty. (Our own bound: OpenAI has no such
+/// field, and vLLM sets no limit.)
 pub const CACHE_SALT_CHARS_MAX: usize = 1024;
+/// Values of `reasoning_effort`.
+pub const REASONING_EFFORTS: [&str; 7] =
+    ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 /// Most characters of `request_id` and of the `X-Request-Id` header.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
 /// `max_tokens` of the legacy completions route where the request is silent.

@@ -19,7 +19,8 @@ use std::{
 use wharf_model::Batch;
 
 use crate::{
-    EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver, Runner, SubmitError,
+    EngineConfig, EngineStats, Event, Failure, FinishReason, GenerateRequest, Receiver, Runner,
+    SubmitError,
     block_cache::Salt,
     events::{EventSink, Letter},
     sampler::{Context, Sample, Sampler},
@@ -122,7 +123,7 @@ enum Outcome {
     /// A part of its prompt is computed.
     Computed,
     Sampled(Sample),
-    Failed(String),
+    Failed(Failure),
 }
 
 /// All state of an engine. Single-threaded; the tests drive it step by step.
@@ -267,7 +268,8 @@ impl Core {
     /// One outcome for each of `plan.scheduled`.
     fn sample(&mut self, plan: &Plan, computed: Result<(), String>) -> Vec<Outcome> {
         if let Err(reason) = computed {
-            return plan.scheduled.iter().map(|_| Outcome::Failed(reason.clone())).collect();
+            let failed = || Outcome::Failed(Failure::Engine(reason.clone()));
+            return plan.scheduled.iter().map(|_| failed()).collect();
         }
         let mut rows = 0..;
         let mut outcomes = Vec::with_capacity(plan.scheduled.len());
@@ -294,13 +296,13 @@ impl Core {
         };
         match catch_unwind(AssertUnwindSafe(|| self.sampler.sample(logits, &context))) {
             Ok(Ok(sample)) => Outcome::Sampled(sample),
-            Ok(Err(error)) => Outcome::Failed(error.to_string()),
+            Ok(Err(error)) => Outcome::Failed(error.into()),
             Err(panic) => {
                 // Its scratch memory may be half-written.
                 self.sampler = Sampler::default();
                 let reason = format!("sampling panicked: {}", panic_message(&*panic));
                 tracing::error!(%reason, "a sequence failed");
-                Outcome::Failed(reason)
+                Outcome::Failed(Failure::Engine(reason))
             }
         }
     }
@@ -310,7 +312,7 @@ impl Core {
         for (&scheduled, outcome) in plan.scheduled.iter().zip(outcomes) {
             let last = match outcome {
                 // Not committed: what a failed step wrote is never found by others.
-                Outcome::Failed(reason) => Some(Event::Failed(reason)),
+                Outcome::Failed(failure) => Some(Event::Failed(failure)),
                 Outcome::Computed => self.advance(scheduled, None),
                 Outcome::Sampled(sample) => self.advance(scheduled, Some(sample)),
             };

@@ -30,7 +30,18 @@ pub enum Event {
     /// completion tokens as vLLM does adds 1.
     Finished(FinishReason),
     /// The last event of a choice that failed; the engine goes on with the others.
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why a choice failed, and whose fault that is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The request's own parameters leave no token to choose. It would fail again.
+    #[error("{0}")]
+    Request(String),
+    /// The model or the engine failed.
+    #[error("{0}")]
+    Engine(String),
 }
 
 /// Log-probabilities at one position: the log-softmax of the raw logits, before bias, masks,
@@ -90,7 +101,8 @@ impl Drop for EventSink {
     fn drop(&mut self) {
         if !self.ended {
             // An error means that the receiver is gone, which is fine.
-            let _ = self.sender.send(Event::Failed("the engine has stopped".into()));
+            let _ =
+                self.sender.send(Event::Failed(Failure::Engine("the engine has stopped".into())));
         }
     }
 }

@@ -32,7 +32,7 @@ mod stats;
 
 pub use config::EngineConfig;
 pub use engine::Engine;
-pub use events::{Event, FinishReason, Receiver, TokenLogprob};
+pub use events::{Event, Failure, FinishReason, Receiver, TokenLogprob};
 pub use params::SamplingParams;
 pub use request::{GenerateRequest, SubmitError};
 pub use runner::Runner;

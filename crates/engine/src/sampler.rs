@@ -12,7 +12,7 @@ mod penalties;
 
 use std::cmp::Ordering;
 
-use crate::{SamplingParams, TokenLogprob};
+use crate::{Failure, SamplingParams, TokenLogprob};
 use penalties::Penalties;
 
 /// What a choice's next token depends on, besides the logits.
@@ -42,6 +42,16 @@ pub(crate) enum SampleError {
     Overflow,
     #[error("no token is left: allowed_token_ids, bad_words and min_tokens exclude all")]
     NothingAllowed,
+}
+
+impl From<SampleError> for Failure {
+    fn from(error: SampleError) -> Self {
+        match error {
+            SampleError::NotFinite => Self::Engine(error.to_string()),
+            // The model's logits were finite, and none of them was masked.
+            SampleError::Overflow | SampleError::NothingAllowed => Self::Request(error.to_string()),
+        }
+    }
 }
 
 /// A token that may be drawn.

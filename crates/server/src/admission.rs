@@ -1,5 +1,9 @@
 //! Who is let in, and how the server ends: serving, then draining, then over.
 //!
+//! At most `limit` requests are in at once, wherever they are: reading their body, waiting to be
+//! parsed, in the engine's queue, running, or being written. The engine's own queue counts only
+//! those that have come so far.
+//!
 //! While it drains, running requests go on and new ones get 503. When the deadline passes, the
 //! phase becomes [`Phase::Over`] and every request that still runs ends itself with an error.
 use crate::error::ApiError;
@@ -24,19 +28,35 @@ pub(crate) struct Admission {
     phase: watch::Sender<Phase>,
     /// Requests let in and not yet answered to the end.
     running: watch::Sender<usize>,
+    limit: usize,
 }
 
 impl Admission {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { phase: watch::Sender::new(Phase::Serving), running: watch::Sender::new(0) })
+    /// Lets at most `limit` requests in at once.
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        let (phase, running) = (watch::Sender::new(Phase::Serving), watch::Sender::new(0));
+        Arc::new(Self { phase, running, limit })
     }
 
     /// Lets a request in. The ticket lives until the last byte of the answer is written.
+    ///
+    /// # Errors
+    /// [`ApiError::Draining`], or [`ApiError::TooManyRequests`].
     pub(crate) fn admit(self: &Arc<Self>) -> Result<Ticket, ApiError> {
         // Counted before the phase is looked at: a drain that begins in between sees the count.
-        self.running.send_modify(|running| *running += 1);
+        let mut now = 0;
+        self.running.send_modify(|running| {
+            *running += 1;
+            now = *running;
+        });
         let ticket = Ticket { admission: Arc::clone(self), phase: self.phase.subscribe() };
-        if self.is_draining() { Err(ApiError::Draining) } else { Ok(ticket) }
+        if self.is_draining() {
+            return Err(ApiError::Draining);
+        }
+        if now > self.limit {
+            return Err(ApiError::TooManyRequests { limit: self.limit });
+        }
+        Ok(ticket)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -94,7 +114,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_drain_ends_with_the_last_ticket() {
-        let admission = Admission::new();
+        let admission = Admission::new(9);
         let ticket = admission.admit().expect("serving");
         let draining = tokio::spawn({
             let admission = Arc::clone(&admission);
@@ -109,9 +129,21 @@ mod tests {
         draining.await.expect("no panic");
     }
 
+    #[test]
+    fn one_more_than_the_limit_is_refused_until_one_has_gone() {
+        let admission = Admission::new(2);
+        let first = admission.admit().expect("serving");
+        let _second = admission.admit().expect("serving");
+        for _ in 0..3 {
+            assert_eq!(admission.admit().err(), Some(ApiError::TooManyRequests { limit: 2 }));
+        }
+        drop(first);
+        assert!(admission.admit().is_ok());
+    }
+
     #[tokio::test]
     async fn the_deadline_tells_the_tickets() {
-        let admission = Admission::new();
+        let admission = Admission::new(9);
         let mut ticket = admission.admit().expect("serving");
         admission.drain(Duration::ZERO).await;
         ticket.over().await;

@@ -10,7 +10,7 @@ use crate::request_id::{self, RequestId};
 use crate::sse::{self, Frames};
 use crate::state::{AppState, unix_now};
 use crate::validate::Streaming;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use std::sync::Arc;
 use std::time::Instant;
 use wharf_api::{GenerationFields, Usage};
@@ -65,7 +65,7 @@ pub(crate) trait Format: Send + 'static {
     fn update(&mut self, index: usize, update: Update, usage: Option<&Usage>, out: &mut Frames);
     /// The last chunk.
     fn usage(&mut self, usage: Usage, out: &mut Frames);
-    /// A whole answer. `choices`: all updates of each choice, added up.
+    /// A whole answer; on the compute pool. `choices`: all updates of each choice, added up.
     fn whole(&mut self, choices: Vec<Update>, usage: Usage) -> Response;
 }
 
@@ -105,5 +105,7 @@ pub(crate) async fn answer<F: Format>(
             None => break,
         }
     }
-    Ok(format.whole(choices, generation.usage()).into_response())
+    // With log-probabilities, megabytes.
+    let usage = generation.usage();
+    state.compute.finish(move || format.whole(choices, usage)).await
 }

@@ -80,14 +80,7 @@ fn prepare(
         prompt_token_ids: return_token_ids.then(|| ids.clone()),
         unsent_token_ids: return_token_ids.then(|| vec![Vec::new(); n]),
     };
-    let job = Job {
-        prompts: vec![ids],
-        params: vec![params],
-        n,
-        options,
-        cache_salt,
-        priority: fields.priority.map_or(0, |priority| priority.0),
-    };
+    let job = Job { prompts: vec![ids], params: vec![params], n, options, cache_salt };
     Ok(Plan { job, format, streaming })
 }
 

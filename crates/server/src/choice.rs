@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use wharf_api::{FinishReason, StopReason};
-use wharf_engine::{Event, FinishReason as EngineFinish, TokenLogprob};
+use wharf_engine::{Event, Failure, FinishReason as EngineFinish, TokenLogprob};
 use wharf_text::detokenizer::Detokenizer;
 use wharf_text::stop::{StopMatcher, StopOutcome};
 use wharf_text::tokenizer::Tokenizer;
@@ -131,7 +131,7 @@ impl Choice {
     ///
     /// # Errors
     /// The engine's own words, where the choice failed.
-    pub(crate) fn push(&mut self, event: Event) -> Result<Update, String> {
+    pub(crate) fn push(&mut self, event: Event) -> Result<Update, Failure> {
         match event {
             Event::Started { .. } => Ok(Update::default()),
             Event::Token { id, logprob } => Ok(self.push_token(id, logprob)),
@@ -155,7 +155,7 @@ impl Choice {
                 Ok(update)
             }
             Event::Finished(EngineFinish::Length) => Ok(self.end(None, FinishReason::Length, None)),
-            Event::Failed(reason) => Err(reason),
+            Event::Failed(failure) => Err(failure),
         }
     }
 

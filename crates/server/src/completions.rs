@@ -80,7 +80,6 @@ fn prepare(
         n,
         options,
         cache_salt,
-        priority: fields.priority.map_or(0, |priority| priority.0),
     };
     Ok(Plan { job, format, streaming })
 }
@@ -123,6 +122,13 @@ fn prompts(
     };
     if count * n > COMPLETION_CHOICES_MAX {
         let reason = format!("{count} prompts times n = {n} is more than {COMPLETION_CHOICES_MAX}");
+        return Err(ApiError::field("prompt", reason));
+    }
+    // Each takes a place in the engine's queue: more can never be taken, and to say "try again" would
+    // be wrong.
+    let places = state.engine.config().max_waiting;
+    if count > places {
+        let reason = format!("{count} prompts, but the queue has room for {places}; send fewer");
         return Err(ApiError::field("prompt", reason));
     }
     let prompts: Vec<EncodedPrompt> = match &request.prompt {

@@ -5,7 +5,7 @@
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use wharf_api::{ErrorBody, ErrorObject, ParseError};
-use wharf_engine::SubmitError;
+use wharf_engine::{Failure, SubmitError};
 
 /// Seconds after which a full queue is worth another try. SDKs ignore more than 120.
 const RETRY_QUEUE: u32 = 1;
@@ -50,6 +50,8 @@ pub(crate) enum ApiError {
     MediaType(String),
     #[error("The queue is full: {limit} requests wait already. Try again shortly.")]
     QueueFull { limit: usize },
+    #[error("The server is at its limit of {limit} requests at once. Try again shortly.")]
+    TooManyRequests { limit: usize },
     #[error("The server is busy preparing other requests. Try again shortly.")]
     Busy,
     #[error("The server is shutting down.")]
@@ -86,7 +88,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull { .. } | Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Busy | Self::Draining | Self::EngineStopped => StatusCode::SERVICE_UNAVAILABLE,
             Self::EngineFailed(_) | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -108,6 +110,7 @@ impl ApiError {
             Self::BodyTimeout(_) => (None, Some("body_timeout")),
             Self::MediaType(_) => (None, Some("unsupported_media_type")),
             Self::QueueFull { .. } => (None, Some("queue_full")),
+            Self::TooManyRequests { .. } => (None, Some("too_many_requests")),
             Self::Busy => (None, Some("busy")),
             Self::Draining => (None, Some("draining")),
             Self::EngineStopped => (None, Some("engine_stopped")),
@@ -132,7 +135,7 @@ impl ApiError {
 
     fn retry_after(&self) -> Option<u32> {
         match self {
-            Self::QueueFull { .. } | Self::Busy => Some(RETRY_QUEUE),
+            Self::QueueFull { .. } | Self::TooManyRequests { .. } | Self::Busy => Some(RETRY_QUEUE),
             Self::Draining | Self::EngineStopped => Some(RETRY_DRAIN),
             _ => None,
         }
@@ -142,6 +145,15 @@ impl ApiError {
 impl From<ParseError> for ApiError {
     fn from(error: ParseError) -> Self {
         Self::Body { message: error.message, param: error.path }
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Request(message) => Self::Body { message, param: None },
+            Failure::Engine(reason) => Self::EngineFailed(reason),
+        }
     }
 }
 

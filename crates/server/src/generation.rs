@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use wharf_api::{FinishReason, PromptTokensDetails, Usage};
-use wharf_engine::{Event, GenerateRequest, Receiver, SamplingParams};
+use wharf_engine::{Event, Failure, GenerateRequest, Receiver, SamplingParams};
 
 /// What to generate: `n` choices for each prompt.
 pub(crate) struct Job {
@@ -22,7 +22,6 @@ pub(crate) struct Job {
     pub(crate) n: usize,
     pub(crate) options: ChoiceOptions,
     pub(crate) cache_salt: Option<Arc<str>>,
-    pub(crate) priority: i64,
 }
 
 /// Choices on their way; choice `i` of prompt `p` has number `p * n + i`.
@@ -64,7 +63,8 @@ impl Generation {
                 n: job.n,
                 params,
                 cache_salt: job.cache_salt.clone(),
-                priority: job.priority,
+                // Else anybody could overtake everybody: `refuse` takes no other.
+                priority: 0,
             };
             let receivers = state.engine.submit(request)?;
             generation.prompt_tokens += tokens as u64;
@@ -119,7 +119,8 @@ impl Generation {
             if let Poll::Ready(event) = receiver.poll_recv(context) {
                 self.next = (index + 1) % count;
                 // A channel that closes without a last event: the engine's thread is gone.
-                let event = event.unwrap_or_else(|| Event::Failed("it has stopped".to_owned()));
+                let event = event
+                    .unwrap_or_else(|| Event::Failed(Failure::Engine("it has stopped".to_owned())));
                 return Poll::Ready(Some((index, event)));
             }
         }
@@ -136,10 +137,12 @@ impl Generation {
             Event::Token { .. } => slot.record.token(),
             Event::Finished(_) | Event::Failed(_) => {}
         }
-        let update = slot.choice.push(event).map_err(|reason| {
+        let update = slot.choice.push(event).map_err(|failure| {
             slot.record.end(Outcome::Error);
-            tracing::error!(reason, "the engine failed on a request");
-            ApiError::EngineFailed(reason)
+            if let Failure::Engine(reason) = &failure {
+                tracing::error!(reason, "the engine failed on a request");
+            }
+            ApiError::from(failure)
         });
         match &update {
             Ok(Update { finish: Some(finish), .. }) => {

@@ -20,6 +20,9 @@ const RESERVED: [&str; 9] = [
     "eos_token",
 ];
 
+/// Longest sequences that a text to be truncated may have.
+const TRUNCATABLE: usize = 4;
+
 /// How to render a conversation.
 #[derive(Debug, Default)]
 pub(crate) struct Rendering<'a> {
@@ -166,13 +169,19 @@ fn text_parts(message: &ChatMessage, parts: &[ContentPart], at: usize) -> Result
 ///
 /// # Errors
 /// `context_length_exceeded` already here for a text so long that it cannot fit, whatever its
-/// tokens; what the tokenizer says.
+/// tokens; where it will be truncated, an error on more text than [`truncatable`] tokens can be;
+/// what the tokenizer says.
 pub(crate) fn encode(
     state: &AppState,
     fields: &GenerationFields,
     text: &str,
     add_special_tokens: bool,
 ) -> Result<Vec<u32>, ApiError> {
+    let most = truncatable(state).saturating_mul(state.longest_token);
+    if fields.truncate_prompt_tokens.is_some() && text.len() > most {
+        let reason = format!("a text of {} bytes is too long; at most {most}", text.len());
+        return Err(ApiError::field("truncate_prompt_tokens", reason));
+    }
     if fields.truncate_prompt_tokens.is_none() {
         let fewest = text.len() / state.longest_token;
         if fewest > state.max_model_len {
@@ -185,6 +194,12 @@ pub(crate) fn encode(
         .encode(text, fields.add_special_tokens.unwrap_or(add_special_tokens))
         .map_err(|error| ApiError::Body { message: error.to_string(), param: None })?;
     truncate(state, fields, ids)
+}
+
+/// Most tokens that are taken in where only a part of them can be of use: a few times the longest
+/// sequence. More would be work for nothing, and as much of it as a body can hold.
+pub(crate) fn truncatable(state: &AppState) -> usize {
+    state.max_model_len.saturating_mul(TRUNCATABLE)
 }
 
 /// `truncate_prompt_tokens` and `truncation_side`.

@@ -5,6 +5,7 @@
 //! `metadata`, `service_tier`, ...) is accepted and has none here.
 use crate::error::ApiError;
 use serde_json::Value;
+use wharf_api::range::REASONING_EFFORTS;
 use wharf_api::response_format::ResponseFormatKind;
 use wharf_api::tools::{FunctionDefinition, Tool, ToolChoice};
 use wharf_api::{ChatCompletionRequest, CompletionRequest, GenerationFields, Integer};
@@ -50,6 +51,8 @@ pub(crate) fn generation(fields: &GenerationFields) -> Result<(), ApiError> {
     )?;
     let routed = fields.routed_experts_prompt_start.is_some_and(|start| start != Integer(0));
     refuse_if(routed, "routed_experts_prompt_start", "not yet")?;
+    let ranked = fields.priority.is_some_and(|priority| priority != Integer(0));
+    refuse_if(ranked, "priority", "only 0 is: requests run in order of arrival")?;
     refuse_if(fields.kv_transfer_params.is_some(), "kv_transfer_params", "there is one engine")?;
     refuse_if(fields.ec_transfer_params.is_some(), "ec_transfer_params", "there is one engine")?;
     refuse_if(fields.vllm_xargs.is_some(), "vllm_xargs", "there are no plugins")
@@ -85,6 +88,14 @@ pub(crate) fn chat(request: &ChatCompletionRequest) -> Result<(), ApiError> {
     refuse_if(echo, "echo", "only /v1/completions has it")?;
     let reason = "the template is the model's";
     refuse_if(request.chat_template.is_some(), "chat_template", reason)?;
+    let hidden = request.include_reasoning == Some(false);
+    refuse_if(hidden, "include_reasoning", "reasoning is not told apart from the answer yet")?;
+    if let Some(effort) = &request.reasoning_effort
+        && !REASONING_EFFORTS.contains(&effort.as_str())
+    {
+        let reason = format!("must be one of {}", REASONING_EFFORTS.join(", "));
+        return Err(ApiError::field("reasoning_effort", reason));
+    }
     let reason = "the model is text-only";
     refuse_if(request.mm_processor_kwargs.is_some(), "mm_processor_kwargs", reason)?;
     refuse_if(request.media_io_kwargs.is_some(), "media_io_kwargs", reason)?;

@@ -43,7 +43,7 @@ pub(crate) fn router(state: Arc<AppState>) -> Router {
 /// Lets a request for tokens in, or says at once why not: before its body is read, so that an
 /// overloaded server spends nothing on what it will refuse.
 pub(crate) fn admit(state: &AppState) -> Result<Ticket, ApiError> {
-    let ticket = state.admission.admit().inspect_err(|_| state.metrics.reject("draining"))?;
+    let ticket = admit_work(state)?;
     if !state.engine.is_alive() {
         state.metrics.reject("engine_stopped");
         return Err(ApiError::EngineStopped);
@@ -54,6 +54,14 @@ pub(crate) fn admit(state: &AppState) -> Result<Ticket, ApiError> {
         return Err(ApiError::QueueFull { limit });
     }
     Ok(ticket)
+}
+
+/// The same for a request that needs the CPU and not the engine.
+pub(crate) fn admit_work(state: &AppState) -> Result<Ticket, ApiError> {
+    state.admission.admit().inspect_err(|error| match error {
+        ApiError::TooManyRequests { .. } => state.metrics.reject("too_many_requests"),
+        _ => state.metrics.reject("draining"),
+    })
 }
 
 /// Ready to serve: 200; otherwise 503 and why.

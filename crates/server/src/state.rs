@@ -13,6 +13,8 @@ use wharf_text::tokenizer::Tokenizer;
 
 /// How long templates and tokenising may take for one request.
 const COMPUTE_LIMIT: Duration = Duration::from_secs(10);
+/// Requests let in beyond those that the engine can run and queue: on their way to it or back.
+const ON_THE_WAY: usize = 64;
 
 /// Shared by all handlers; never locked.
 pub(crate) struct AppState {
@@ -46,6 +48,8 @@ impl AppState {
         let longest = (0..vocabulary).map(|id| model.tokenizer.token_bytes(id).len()).max();
         let first_name = model.names.first().map_or("", String::as_str);
         let metrics = Arc::new(Metrics::new(engine.clone(), first_name, max_model_len));
+        let most_requests =
+            limits.max_running.saturating_add(limits.max_waiting).saturating_add(ON_THE_WAY);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             names: model.names,
@@ -57,8 +61,8 @@ impl AppState {
             engine,
             config,
             metrics,
-            admission: Admission::new(),
-            compute: Compute::new(threads, COMPUTE_LIMIT),
+            admission: Admission::new(most_requests),
+            compute: Compute::new(threads, most_requests, COMPUTE_LIMIT),
             started: unix_now(),
         })
     }

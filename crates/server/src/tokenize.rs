@@ -2,7 +2,7 @@
 use crate::error::ApiError;
 use crate::prompt::{self, Rendering};
 use crate::state::AppState;
-use crate::{body, validate};
+use crate::{body, routes, validate};
 use axum::Json;
 use axum::extract::{Request, State};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ pub(crate) async fn tokenize(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
+    let _ticket = routes::admit_work(&state)?;
     let bytes = body::read_json(request, state.config.max_body_bytes).await?;
     let shared = Arc::clone(&state);
     let work = move || {
@@ -61,6 +62,7 @@ pub(crate) async fn detokenize(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
+    let _ticket = routes::admit_work(&state)?;
     let bytes = body::read_json(request, state.config.max_body_bytes).await?;
     let shared = Arc::clone(&state);
     let work = move || {
@@ -75,6 +77,10 @@ fn to_text(state: &AppState, request: &DetokenizeRequest) -> Result<DetokenizeRe
     let Some(tokens) = &request.tokens else {
         return Err(ApiError::field("tokens", "required"));
     };
+    let most = prompt::truncatable(state);
+    if tokens.len() > most {
+        return Err(ApiError::field("tokens", format!("at most {most} ids, got {}", tokens.len())));
+    }
     let given: Vec<Integer> = tokens.iter().map(|&id| Integer(i64::from(id))).collect();
     let ids = validate::token_ids("tokens", &given, state.tokenizer.vocab_size())?;
     Ok(DetokenizeResponse { prompt: state.tokenizer.decode(&ids, false) })

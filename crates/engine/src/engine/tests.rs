@@ -158,7 +158,7 @@ impl Answer {
                 self.logprobs.extend(logprob);
             }
             Event::Finished(reason) => self.finish = Some(reason),
-            Event::Failed(reason) => self.failed = Some(reason),
+            Event::Failed(failure) => self.failed = Some(failure.to_string()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The promise that no input makes the server anything but answer and go on.
 use crate::client::Call;
+use crate::script::END;
 use crate::server::{Setup, TestServer, say, with};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -110,6 +111,8 @@ async fn a_field_out_of_its_range_is_refused_by_name() {
             "messages[0].content[0].type",
         ),
         (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+        (json!({"reasoning_effort": "banana"}), "reasoning_effort"),
+        (json!({"reasoning_effort": ""}), "reasoning_effort"),
         (json!({"tool_choice": "auto"}), "tool_choice"),
         (json!({"tool_choice": "sometimes"}), "tool_choice"),
         (json!({"model": 5}), "model"),
@@ -146,6 +149,9 @@ async fn what_is_not_there_yet_is_refused_and_never_ignored() {
         (json!({"logprob_token_ids": [1]}), "logprob_token_ids"),
         (json!({"length_penalty": 2.0}), "length_penalty"),
         (json!({"echo": true}), "echo"),
+        (json!({"priority": 1}), "priority"),
+        (json!({"priority": i64::MIN}), "priority"),
+        (json!({"include_reasoning": false}), "include_reasoning"),
         (json!({"kv_transfer_params": {}}), "kv_transfer_params"),
         (json!({"chat_template": "x"}), "chat_template"),
         (json!({"thinking_token_budget": 5}), "thinking_token_budget"),
@@ -185,7 +191,7 @@ async fn what_changes_nothing_is_accepted() {
             "service_tier": "auto", "parallel_tool_calls": true, "reasoning_effort": "none",
             "verbosity": "low", "prediction": {"type": "content", "content": "x"},
             "modalities": ["text"], "safety_identifier": "s", "prompt_cache_key": "k",
-            "include_reasoning": true, "session_id": "s", "priority": 3, "cache_salt": "s",
+            "include_reasoning": true, "session_id": "s", "priority": 0, "cache_salt": "s",
             "request_id": "mine", "stream_options": null, "logit_bias": {}, "seed": -1,
             "top_k": -1, "max_tokens": 8.0, "chat_template_kwargs": {"enable_thinking": false},
             "documents": [{"title": "t", "text": "x"}], "an_unknown_field": {"x": [1]},
@@ -214,6 +220,22 @@ async fn sampling_controls_reach_the_engine() {
     assert_eq!(longer.json()["usage"]["completion_tokens"], 6);
     let endless = server.chat(with(say("abc"), json!({"ignore_eos": true, "max_tokens": 7}))).await;
     assert_eq!(endless.json()["usage"]["completion_tokens"], 7);
+}
+
+/// SDKs try a 500 again, and this would fail again.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_leave_no_token_are_the_requests_fault() {
+    let server = TestServer::start().await;
+    let nothing = json!({"allowed_token_ids": [END], "min_tokens": 1});
+    let answer = server.chat(with(say("x"), nothing.clone())).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let error = answer.error();
+    assert_eq!(error["type"], "invalid_request_error");
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("allowed_token_ids")));
+    let stream = server.chat(with(with(say("x"), nothing), json!({"stream": true}))).await;
+    let events = stream.events();
+    assert_eq!(events.last().expect("events")["error"]["type"], "invalid_request_error");
+    server.assert_serving().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,9 @@
 //! Promises on clients that leave and queues that are full.
+use crate::client::Call;
 use crate::server::{Setup, TestServer, say, with};
 use serde_json::json;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_frees_its_blocks_streaming_or_not() {
@@ -60,19 +61,20 @@ async fn over_the_limit_is_a_429_with_retry_after_at_once_and_the_others_go_on()
         calls.push(call);
     }
     let filled = server.engine.stats().waiting;
+    let steps = server.controls.steps.load(Ordering::SeqCst);
     let mut refused = None;
     for _ in 0..3 {
-        let asked = Instant::now();
         let body = with(say("late"), json!({"stream": true}));
         let mut call = server.start_post("/v1/chat/completions", &body).await;
         assert!(call.wait_for("\r\n\r\n").await);
-        assert!(asked.elapsed() < Duration::from_secs(10), "at once, not when there is room");
         if call.seen().starts_with("HTTP/1.1 429") {
             refused = Some(call.finish().await);
             break;
         }
     }
     let refused = refused.unwrap_or_else(|| panic!("never refused; {filled} waited"));
+    let more = server.controls.steps.load(Ordering::SeqCst) - steps;
+    assert_eq!(more, 0, "at once, not when there is room");
     let seconds: u32 =
         refused.header("retry-after").and_then(|value| value.parse().ok()).expect("seconds");
     assert!((1..=120).contains(&seconds));
@@ -86,4 +88,36 @@ async fn over_the_limit_is_a_429_with_retry_after_at_once_and_the_others_go_on()
     }
     server.idle().await;
     server.assert_serving().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_only_send_their_body_count_too() {
+    let mut setup = Setup::default();
+    setup.engine.max_running = 1;
+    setup.engine.max_waiting = 1;
+    let server = TestServer::with(setup).await;
+    let head = |path: &str| {
+        format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100")
+    };
+    // More than two for the engine and 64 on their way.
+    let mut calls = Vec::new();
+    for at in 0..80 {
+        let path = if at % 2 == 0 { "/v1/completions" } else { "/tokenize" };
+        calls.push(Call::send(server.address, &head(path), b"{").await);
+    }
+    // The server may still be accepting them: ask until it has.
+    let refused = loop {
+        let answer = server.post("/tokenize", &json!({"prompt": "x"})).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(refused.error()["code"], "too_many_requests");
+    assert!(refused.header("retry-after").is_some());
+    drop(calls);
+    while server.chat(say("fine")).await.status != 200 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }

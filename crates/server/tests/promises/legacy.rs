@@ -85,6 +85,7 @@ async fn tokenize_and_detokenize_are_inverse() {
         ("/detokenize", json!({})),
         ("/detokenize", json!({"tokens": [99_999_999]})),
         ("/detokenize", json!({"tokens": [-1]})),
+        ("/detokenize", json!({"tokens": vec![97; 4 * 512 + 1]})),
     ] {
         let answer = server.post(path, &bad).await;
         assert_eq!(answer.status, 400, "{bad}");
@@ -120,4 +121,15 @@ async fn many_prompts_with_long_lists_of_ids_are_refused_before_they_are_copied(
     assert_eq!((answer.status, &answer.error()["param"]), (400, &json!("prompt")));
     let answer = server.post("/v1/completions", &with(request, json!({"prompt": "[a]"}))).await;
     assert_eq!(answer.content(0), "a");
+}
+
+/// A 429 would be tried again for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_prompts_than_the_queue_can_hold_are_refused_for_good() {
+    let server = TestServer::start().await;
+    let request = |count: usize| json!({"prompt": vec!["[a]"; count], "max_tokens": 1});
+    let answer = server.post("/v1/completions", &request(257)).await;
+    assert_eq!((answer.status, &answer.error()["param"]), (400, &json!("prompt")));
+    let answer = server.post("/v1/completions", &request(256)).await;
+    assert_eq!(answer.json()["choices"].as_array().map(Vec::len), Some(256));
 }

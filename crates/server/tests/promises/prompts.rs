@@ -152,4 +152,15 @@ async fn a_prompt_is_truncated_only_where_asked_for() {
     assert_eq!(answer.json()["usage"]["prompt_tokens"], 20);
     let answer = server.post("/v1/completions", &json!({"prompt": long})).await;
     assert_eq!(answer.error()["code"], "context_length_exceeded");
+    // Not without bounds: four sequences of nothing but the longest token, which has 12 bytes.
+    let most = 4 * MAX_MODEL_LEN * "<|im_start|>".len();
+    for (bytes, status) in [(most, 200), (most + 1, 400)] {
+        let prompt = format!("{:x>bytes$}", "[cut]");
+        let request = json!({"prompt": prompt, "truncate_prompt_tokens": 20});
+        let answer = server.post("/v1/completions", &request).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        if status == 400 {
+            assert_eq!(answer.error()["param"], "truncate_prompt_tokens");
+        }
+    }
 }
