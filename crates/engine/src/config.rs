@@ -11,7 +11,8 @@ pub struct EngineConfig {
     pub max_batched_tokens: usize,
     /// Most sequences running at once (each choice of a request is one sequence).
     pub max_running: usize,
-    /// Most requests waiting; one more is refused. Zero refuses every request.
+    /// Most requests waiting; one more is refused. At least 1: every request waits for the next step,
+    /// even where nothing runs.
     pub max_waiting: usize,
     /// Longest sequence in tokens, prompt and answer.
     pub max_model_len: usize,
@@ -31,6 +32,11 @@ impl EngineConfig {
         if self.max_running == 0 {
             return refuse("max_running must be at least 1".into());
         }
+        if self.max_waiting == 0 {
+            return refuse(
+                "max_waiting must be at least 1: every request waits for the next step".into(),
+            );
+        }
         if self.max_batched_tokens < self.max_running {
             return refuse(format!(
                 "max_batched_tokens ({}) must be at least max_running ({}): each running sequence \
@@ -47,5 +53,25 @@ impl EngineConfig {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_could_take_no_request_is_refused() {
+        let config = |max_waiting| EngineConfig {
+            max_batched_tokens: 8,
+            max_running: 1,
+            max_waiting,
+            max_model_len: 2,
+            num_blocks: 1,
+            prefix_caching: true,
+            eos_token_ids: Vec::new(),
+        };
+        assert!(config(1).validate().is_ok());
+        assert!(config(0).validate().is_err());
     }
 }
