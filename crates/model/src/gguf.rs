@@ -29,10 +29,10 @@ const MAX_DIMS: u32 = 4;
 /// Past this, "alignment" is padding to blow a file up with.
 const MAX_ALIGNMENT: u32 = 1 << 20;
 
-/// A parsed GGUF file; its texts borrow from the file's bytes.
+/// A parsed GGUF file; its values borrow from the file's bytes.
 #[derive(Debug)]
 pub struct Gguf<'a> {
-    metadata: BTreeMap<&'a str, Value<'a>>,
+    metadata: BTreeMap<String, Value<'a>>,
     /// In the file's order.
     pub tensors: Vec<TensorInfo>,
 }
@@ -44,8 +44,8 @@ impl<'a> Gguf<'a> {
     }
 
     /// All keys, sorted.
-    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
-        self.metadata.keys().copied()
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.metadata.keys().map(String::as_str)
     }
 }
 
@@ -57,11 +57,12 @@ pub fn parse(file: &[u8]) -> Result<Gguf<'_>, Malformed> {
     let mut metadata = BTreeMap::new();
     for _ in 0..pair_count {
         let key = reader.text("metadata key")?;
-        let kind = reader.u32(key)?;
-        let value = reader.value(key, kind)?;
-        if metadata.insert(key, value).is_some() {
+        let kind = reader.u32(&key)?;
+        let value = reader.value(&key, kind)?;
+        if metadata.contains_key(&key) {
             return Err(Malformed::new(key, "is given twice"));
         }
+        metadata.insert(key, value);
     }
 
     let alignment = alignment(metadata.get("general.alignment"))?;
@@ -120,27 +121,27 @@ fn alignment(value: Option<&Value<'_>>) -> Result<usize, Malformed> {
 /// Reads one entry of the tensor list; its range is counted from the beginning of the data.
 fn tensor(reader: &mut Reader<'_>) -> Result<TensorInfo, Malformed> {
     let name = reader.text("tensor name")?;
-    let dims = reader.u32(name)?;
+    let dims = reader.u32(&name)?;
     if dims > MAX_DIMS {
         return Err(Malformed::new(name, format!("{dims} dimensions, the limit is {MAX_DIMS}")));
     }
     let mut shape = Vec::with_capacity(dims as usize);
     for _ in 0..dims {
-        let dim = reader.u64(name)?;
+        let dim = reader.u64(&name)?;
         let dim = usize::try_from(dim)
-            .map_err(|_| Malformed::new(name, format!("a dimension of {dim}")))?;
+            .map_err(|_| Malformed::new(&name, format!("a dimension of {dim}")))?;
         shape.push(dim);
     }
     // GGUF lists the innermost dimension first.
     shape.reverse();
-    let format = format_of(name, reader.u32(name)?)?;
-    let offset = reader.u64(name)?;
-    let length = byte_len(name, format, &shape)?;
+    let format = format_of(&name, reader.u32(&name)?)?;
+    let offset = reader.u64(&name)?;
+    let length = byte_len(&name, format, &shape)?;
     let bytes = usize::try_from(offset)
         .ok()
         .and_then(|offset| Some(offset..offset.checked_add(length)?))
-        .ok_or_else(|| Malformed::new(name, format!("offset {offset} is out of range")))?;
-    Ok(TensorInfo { name: name.to_owned(), format, shape, bytes })
+        .ok_or_else(|| Malformed::new(&name, format!("offset {offset} is out of range")))?;
+    Ok(TensorInfo { name, format, shape, bytes })
 }
 
 /// Moves the tensors' ranges to the data's place in the file, and checks them.

@@ -31,9 +31,9 @@ impl MappedFile {
         }
         // SAFETY: the map is read-only and private, and only ever read as `u8`, of which every bit
         // pattern is valid. What no program can rule out is another process changing the file under
-        // us. Changed bytes change numbers, never memory safety: every length and offset was checked
-        // against the length of the map, which is fixed here, and bytes are copied out before they
-        // are interpreted by packing. A file *cut short* under us ends the process with SIGBUS when a
+        // us. Changed bytes change numbers, never memory safety: every length and offset is checked
+        // against the length of the map, which is fixed here, after it was copied out; a text is
+        // copied before it is checked as UTF-8, and no `&str` into the map is kept. A file *cut short* under us ends the process with SIGBUS when a
         // lost page is next touched. It is not undefined behaviour, but it is an end: model files must
         // be replaced by renaming a new one into place (as the hub does), never by rewriting.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
@@ -67,8 +67,8 @@ impl MappedFile {
             if start >= end {
                 return;
             }
-            // SAFETY: the map is a file's, private and never written, so a dropped page is read again
-            // from the file, unchanged, when it is next touched.
+            // SAFETY: the map is a file's, private and never written, so nothing of ours is lost: a
+            // dropped page is read again from the file, as it then is, when it is next touched.
             let hint = unsafe {
                 self.map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,

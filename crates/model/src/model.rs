@@ -171,7 +171,7 @@ fn open_gguf(path: &Path) -> Result<Files, ModelError> {
     }
     let fault = |fault: Malformed| fault.in_file(path);
     let parsed = gguf::parse(file.bytes()).map_err(fault)?;
-    let name = parsed.get("general.name").and_then(gguf::Value::as_text).map(str::to_owned);
+    let name = parsed.get("general.name").and_then(gguf::Value::as_text);
     let config = gguf::config(&parsed).map_err(fault)?;
     let tokenizer = TokenizerSource::Gguf(gguf::vocabulary(&parsed).map_err(fault)?);
     let chat_template = gguf::chat_template(&parsed).map_err(fault)?;

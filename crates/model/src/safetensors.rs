@@ -51,8 +51,11 @@ pub fn parse_header(file: &[u8]) -> Result<Vec<TensorInfo>, Malformed> {
     if header.first() != Some(&b'{') {
         return Err(Malformed::new("header", "does not begin with '{'"));
     }
+    // A copy: the file may be mapped, and the parser checks a text's bytes once and then believes
+    // them to be UTF-8, which another process could change in between.
+    let header = header.to_vec();
     let Header(entries) =
-        serde_json::from_slice(header).map_err(|e| Malformed::new("header", e.to_string()))?;
+        serde_json::from_slice(&header).map_err(|e| Malformed::new("header", e.to_string()))?;
     locate(entries, 8 + length, data.len())
 }
 

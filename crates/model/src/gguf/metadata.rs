@@ -76,7 +76,7 @@ impl<'g, 'a> Keys<'g, 'a> {
         }
     }
 
-    fn text(&mut self, name: &str) -> Result<Option<&'a str>, Malformed> {
+    fn text(&mut self, name: &str) -> Result<Option<String>, Malformed> {
         let (key, value) = self.get(name);
         let Some(value) = value else { return Ok(None) };
         value.as_text().map(Some).ok_or_else(|| Malformed::new(key, "must be a string"))
@@ -113,6 +113,8 @@ impl<'g, 'a> Keys<'g, 'a> {
     ) -> Result<Vec<T>, Malformed> {
         let Some(array) = self.array(name)? else { return Ok(Vec::new()) };
         let list: Option<Vec<T>> = array.values().map(read).collect();
+        // It is shorter only where the file has been rewritten since it was parsed.
+        let list = list.filter(|list| list.len() == array.len());
         list.ok_or_else(|| Malformed::new(self.get(name).0, format!("must hold {what} only")))
     }
 
@@ -130,7 +132,7 @@ impl<'g, 'a> Keys<'g, 'a> {
 
 fn architecture(gguf: &Gguf<'_>) -> Result<(Architecture, &'static str), Malformed> {
     let key = "general.architecture";
-    match gguf.get(key).and_then(Value::as_text) {
+    match gguf.get(key).and_then(Value::as_text).as_deref() {
         Some("llama") => Ok((Architecture::Llama, "llama")),
         Some("qwen2") => Ok((Architecture::Qwen2, "qwen2")),
         Some("qwen3") => Ok((Architecture::Qwen3, "qwen3")),
@@ -235,7 +237,8 @@ fn rope(keys: &mut Keys<'_, '_>, trained: usize) -> Result<RopeConfig, Malformed
     let beta_slow = keys.number("rope.scaling.yarn_beta_slow")?;
     keys.flag("rope.scaling.finetuned")?;
     let kind = keys.text("rope.scaling.type")?;
-    let scaling = match kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }) {
+    let scaling = match kind.as_deref().unwrap_or(if factor.is_some() { "linear" } else { "none" })
+    {
         "none" => Scaling::None,
         "linear" => match factor {
             None => Scaling::None,
@@ -281,15 +284,14 @@ pub fn vocabulary(gguf: &Gguf<'_>) -> Result<GgufVocabulary, Malformed> {
     let mut keys = Keys::new(gguf, "tokenizer.ggml");
     let model = keys.text("model")?;
     let model = model.ok_or_else(|| Malformed::new("tokenizer.ggml.model", "is missing"))?;
-    let text = |value: Value<'_>| value.as_text().map(str::to_owned);
     let vocabulary = GgufVocabulary {
-        model: model.to_owned(),
-        pre: keys.text("pre")?.map(str::to_owned),
-        tokens: keys.list("tokens", "strings", text)?,
+        model,
+        pre: keys.text("pre")?,
+        tokens: keys.list("tokens", "strings", |value| value.as_text())?,
         scores: keys.list("scores", "numbers", |value| value.as_f64().map(|score| score as f32))?,
         token_types: keys
             .list("token_type", "whole numbers", |value| u32::try_from(value.as_u64()?).ok())?,
-        merges: keys.list("merges", "strings", text)?,
+        merges: keys.list("merges", "strings", |value| value.as_text())?,
         bos: keys.id("bos_token_id")?,
         eos: keys.id("eos_token_id")?,
         unk: keys.id("unknown_token_id")?,
@@ -333,8 +335,8 @@ fn end_of_generation(gguf: &Gguf<'_>) -> Result<Vec<u32>, Malformed> {
     }
     if let (Some(tokens), Some(types)) = (keys.array("tokens")?, keys.array("token_type")?) {
         for (id, (token, kind)) in tokens.values().zip(types.values()).enumerate() {
-            let ends = token.as_text().is_some_and(|text| END_TEXTS.contains(&text));
-            if ends && kind.as_u64() == Some(CONTROL.into()) {
+            let ends = || END_TEXTS.iter().any(|text| token == Value::Text(text.as_bytes()));
+            if kind.as_u64() == Some(CONTROL.into()) && ends() {
                 ids.insert(id as u32);
             }
         }
@@ -344,5 +346,5 @@ fn end_of_generation(gguf: &Gguf<'_>) -> Result<Vec<u32>, Malformed> {
 
 /// `tokenizer.chat_template`.
 pub fn chat_template(gguf: &Gguf<'_>) -> Result<Option<String>, Malformed> {
-    Ok(Keys::new(gguf, "tokenizer").text("chat_template")?.map(str::to_owned))
+    Keys::new(gguf, "tokenizer").text("chat_template")
 }

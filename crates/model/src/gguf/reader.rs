@@ -1,6 +1,10 @@
 //! Reading GGUF's numbers, texts and metadata values off a slice, with every length checked.
 //!
 //! Each function takes the name of the field it reads, for the error.
+//!
+//! The slice may be a mapped file, whose bytes another process can change between two looks. So no
+//! `&str` into it is ever kept: a text is bytes, copied first and checked as UTF-8 then, each time
+//! it is asked for. Bytes that have changed since parsing are values that are not there.
 
 use crate::error::Malformed;
 
@@ -23,8 +27,8 @@ pub enum Value<'a> {
     F32(f32),
     /// Type 7.
     Bool(bool),
-    /// Type 8.
-    Text(&'a str),
+    /// Type 8: UTF-8 when it was parsed.
+    Text(&'a [u8]),
     /// Type 9.
     Array(Array<'a>),
     /// Type 10.
@@ -60,10 +64,10 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The text, if it is one.
-    pub fn as_text(&self) -> Option<&'a str> {
+    /// A copy of the text, if it is one.
+    pub fn as_text(&self) -> Option<String> {
         match *self {
-            Self::Text(text) => Some(text),
+            Self::Text(bytes) => String::from_utf8(bytes.to_vec()).ok(),
             _ => None,
         }
     }
@@ -92,7 +96,8 @@ impl<'a> Array<'a> {
     pub fn values(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let kind = self.kind;
         let mut reader = Reader::new(self.bytes);
-        // Every element was read once by `Reader::array`, so none fails here.
+        // Every element was read once by `Reader::array`, so none fails here (were the file to
+        // change meanwhile, the list would end early).
         (0..self.len).map_while(move |_| reader.value("element", kind).ok())
     }
 }
@@ -157,10 +162,20 @@ impl<'a> Reader<'a> {
     }
 
     /// A text: its length, and UTF-8.
-    pub(super) fn text(&mut self, field: &str) -> Result<&'a str, Malformed> {
+    pub(super) fn text(&mut self, field: &str) -> Result<String, Malformed> {
         let length = self.count(field, 1)?;
         let bytes = self.bytes(field, length)?;
-        std::str::from_utf8(bytes).map_err(|_| Malformed::new(field, "is not UTF-8"))
+        String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::new(field, "is not UTF-8"))
+    }
+
+    /// A text's bytes, which are UTF-8 at this moment.
+    fn text_bytes(&mut self, field: &str) -> Result<&'a [u8], Malformed> {
+        let length = self.count(field, 1)?;
+        let bytes = self.bytes(field, length)?;
+        match std::str::from_utf8(bytes) {
+            Ok(_) => Ok(bytes),
+            Err(_) => Err(Malformed::new(field, "is not UTF-8")),
+        }
     }
 
     /// A metadata value of type `kind`.
@@ -180,7 +195,7 @@ impl<'a> Reader<'a> {
                     return Err(Malformed::new(key, format!("{other} is not a truth value")));
                 }
             },
-            8 => Value::Text(self.text(key)?),
+            8 => Value::Text(self.text_bytes(key)?),
             9 => Value::Array(self.array(key)?),
             10 => Value::U64(u64::from_le_bytes(self.chunk(key)?)),
             11 => Value::I64(i64::from_le_bytes(self.chunk(key)?)),

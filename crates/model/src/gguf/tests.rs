@@ -111,6 +111,25 @@ fn base() -> Writer {
         .texts("tokenizer.ggml.tokens", &["a", "<|im_end|>", "<|endoftext|>"])
 }
 
+/// Texts used to be `&str`s into the mapped file, checked as UTF-8 once, at parsing.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_rewritten_under_us_is_no_text_rather_than_a_broken_one() {
+    use std::{io::Write, os::unix::fs::FileExt};
+    let bytes = base().text("tokenizer.chat_template", "{{ template }}").finish();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    let map = crate::mmap::MappedFile::open(file.path()).unwrap();
+    let gguf = parse(map.bytes()).unwrap();
+    assert_eq!(chat_template(&gguf).unwrap().unwrap(), "{{ template }}");
+    for text in ["{{ template }}", "<|im_end|>"] {
+        let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+        file.as_file().write_all_at(&[0xff; 4], at as u64).unwrap();
+    }
+    assert_eq!(chat_template(&gguf).unwrap_err().field, "tokenizer.chat_template");
+    assert_eq!(vocabulary(&gguf).unwrap_err().field, "tokenizer.ggml.tokens");
+}
+
 #[test]
 fn a_small_llama() {
     let file = base()
