@@ -21,8 +21,12 @@ use crate::{
     weights::{Naming, Weights},
 };
 
-/// Text files past this are not what they say they are (the largest tokenizer.json is 35 MB).
-const MAX_TEXT_BYTES: u64 = 256 << 20;
+/// A tokenizer.json past this is not what it says it is (the largest known has 35 MB).
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// The same of the other text files, which become trees of JSON values, many times their size (the
+/// largest known, an index of shards, has 2 MB).
+const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// A model's files, read but for the tensors' bytes.
 pub(crate) struct Directory {
@@ -36,7 +40,8 @@ pub(crate) struct Directory {
 /// Reads the directory at `path`.
 pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
     let config_path = path.join("config.json");
-    let mut config = config::parse(&read(&config_path)?).map_err(|e| e.in_file(&config_path))?;
+    let mut config =
+        config::parse(&read(&config_path, MAX_TEXT_BYTES)?).map_err(|e| e.in_file(&config_path))?;
 
     let generation_path = path.join("generation_config.json");
     let mut generation = GenerationDefaults::default();
@@ -51,7 +56,7 @@ pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
 
     let tokenizer_config = read_if_there(&path.join("tokenizer_config.json"))?;
     let chat_template = chat_template(path, tokenizer_config.as_deref())?;
-    let tokenizer_json = read(&path.join("tokenizer.json"))?;
+    let tokenizer_json = read(&path.join("tokenizer.json"), MAX_TOKENIZER_BYTES)?;
     Ok(Directory {
         config,
         weights: weights(path)?,
@@ -61,22 +66,22 @@ pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
     })
 }
 
-/// Reads a file, of any length a text may have.
-fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+/// Reads a file of at most `most` bytes.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, ModelError> {
     let io = |error| ModelError::io(path, error);
     let file = File::open(path).map_err(io)?;
     let mut bytes = Vec::new();
     // One more than allowed, to notice.
-    file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_TEXT_BYTES {
-        let reason = format!("is longer than {MAX_TEXT_BYTES} bytes");
+    file.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > most {
+        let reason = format!("is longer than {most} bytes");
         return Err(Malformed::new("length", reason).in_file(path));
     }
     Ok(bytes)
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
-    match read(path) {
+    match read(path, MAX_TEXT_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             Ok(None)
@@ -186,6 +191,21 @@ mod tests {
         assert_eq!(chat_template(dir.path(), Some(config)).unwrap().as_deref(), Some("b"));
         std::fs::write(dir.path().join("chat_template.jinja"), "a").unwrap();
         assert_eq!(chat_template(dir.path(), Some(config)).unwrap().as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_refused_unread() {
+        let dir = tempfile::tempdir().unwrap();
+        // A hole, not bytes: it takes no room on the disk.
+        for (name, most) in
+            [("config.json", MAX_TEXT_BYTES), ("chat_template.jinja", MAX_TEXT_BYTES)]
+        {
+            let path = dir.path().join(name);
+            File::create(&path).unwrap().set_len(most + 1).unwrap();
+            let error = read_if_there(&path).err().unwrap().to_string();
+            assert!(error.contains(name) && error.contains("longer than 16777216"), "{error}");
+        }
+        assert!(open(dir.path()).err().unwrap().to_string().contains("config.json"));
     }
 
     #[test]
