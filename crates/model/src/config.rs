@@ -111,6 +111,12 @@ pub(crate) mod limits {
     pub(crate) const HEAD_DIM: usize = 1 << 12;
     pub(crate) const VOCAB: usize = 1 << 24;
     pub(crate) const CONTEXT: usize = 1 << 28;
+    /// Heads together, or the feed-forward layer, per value of the residual stream (up to 8 in
+    /// known models, 64 in toys). What we allocate is wider than the file pays for only by this and by padding.
+    pub(crate) const WIDTH_RATIO: usize = 64;
+    /// Vocabulary entries per value of the residual stream (19,000 in the smallest toys). A matrix
+    /// so narrow that it is mostly padding has few rows then.
+    pub(crate) const VOCAB_RATIO: usize = 1 << 15;
 }
 
 impl Config {
@@ -128,10 +134,51 @@ impl Config {
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
             return Err(Malformed::new("rms_norm_eps", "must be a small positive number"));
         }
+        self.check_widths()?;
+        self.check_vocab("vocab_size")?;
         self.check_rope()?;
         if self.max_model_len == 0 || self.max_model_len > limits::CONTEXT {
             let reason = format!("{} tokens of context are out of range", self.max_model_len);
             return Err(Malformed::new("max_position_embeddings", reason));
+        }
+        Ok(())
+    }
+
+    /// Bounds the products of numbers that are fine each by itself: a file of a few bytes could
+    /// make us allocate gigabytes.
+    fn check_widths(&self) -> Result<(), Malformed> {
+        let (hidden, most) = (self.hidden_size, limits::WIDTH_RATIO * self.hidden_size);
+        // There are no more key-value heads than heads, so they are within the bound too.
+        let heads = self.num_heads * self.head_dim;
+        if heads > most {
+            let reason = format!(
+                "{} heads of {} are {heads} values, more than {} times the hidden size {hidden}",
+                self.num_heads,
+                self.head_dim,
+                limits::WIDTH_RATIO
+            );
+            return Err(Malformed::new("num_attention_heads", reason));
+        }
+        if self.intermediate_size > most {
+            let reason = format!(
+                "{} is more than {} times the hidden size {hidden}",
+                self.intermediate_size,
+                limits::WIDTH_RATIO
+            );
+            return Err(Malformed::new("intermediate_size", reason));
+        }
+        Ok(())
+    }
+
+    /// Bounds the vocabulary; `field` is where its size was read. 0, not known yet, passes.
+    pub(crate) fn check_vocab(&self, field: &str) -> Result<(), Malformed> {
+        let most = limits::VOCAB.min(limits::VOCAB_RATIO * self.hidden_size);
+        if self.vocab_size > most {
+            let reason = format!(
+                "{} tokens, the limit with a hidden size of {} is {most}",
+                self.vocab_size, self.hidden_size
+            );
+            return Err(Malformed::new(field, reason));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use wharf_kernels::{matmul::PackedMatrix, team::Team};
 
 use crate::{
-    config::{Bias, Config, limits},
+    config::{Bias, Config},
     decoder::{Decoder, Embedding, Layer, Linear},
     error::ModelError,
     rope::{Rope, Scaling},
@@ -94,9 +94,11 @@ impl<'w> Plan<'w> {
         }
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = inventory.weight(Part::Embedding, 0, &[vocab, hidden])?;
-        if vocab == 0 || vocab > limits::VOCAB {
-            return Err(inventory.fault(&embedding.info.name, format!("has {vocab} rows")));
+        if vocab == 0 {
+            return Err(inventory.fault(&embedding.info.name, "has no rows"));
         }
+        let name = &embedding.info.name;
+        config.check_vocab(name).map_err(|fault| inventory.fault(name, fault.reason))?;
         // A layer that isn't there is noticed here, before the next one is looked for.
         let layers: Result<_, _> =
             (0..config.num_layers).map(|layer| LayerPlan::new(config, layer, inventory)).collect();

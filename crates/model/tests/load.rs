@@ -116,9 +116,9 @@ fn a_config_that_the_tensors_contradict() {
     let cases = [
         (json!({"num_hidden_layers": 3}), "model.layers.2.self_attn.q_proj.weight"),
         (json!({"num_hidden_layers": 4000}), "model.layers.2.self_attn.q_proj.weight"),
-        (json!({"vocab_size": 16_000_000}), "model.embed_tokens.weight"),
+        (json!({"vocab_size": 1_000_000}), "model.embed_tokens.weight"),
         (json!({"hidden_size": 200_000, "head_dim": 8}), "model.embed_tokens.weight"),
-        (json!({"intermediate_size": 2_000_000}), "model.layers.0.mlp.gate_proj.weight"),
+        (json!({"intermediate_size": 2_000}), "model.layers.0.mlp.gate_proj.weight"),
         (json!({"num_hidden_layers": 1}), "model.layers.1.input_layernorm.weight"),
     ];
     for (fields, field) in cases {

@@ -50,7 +50,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         intermediate_size: fields.required_count("intermediate_size", limits::INTERMEDIATE)?,
         num_layers,
         num_heads,
-        num_kv_heads: fields.count("num_key_value_heads", limits::HEADS)?.unwrap_or(num_heads),
+        num_kv_heads: num_kv_heads(&fields, architecture, num_heads)?,
         head_dim: head_dim(&fields, architecture, hidden_size, num_heads)?,
         vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
         max_model_len: scaled_context(trained, &rope.scaling),
@@ -66,6 +66,23 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     };
     config.check()?;
     Ok(config)
+}
+
+/// Where the field is missing the class's default counts; `null` is as many as there are heads.
+fn num_kv_heads(
+    fields: &Fields<'_>,
+    architecture: Architecture,
+    num_heads: usize,
+) -> Result<usize, Malformed> {
+    let name = "num_key_value_heads";
+    if fields.has(name) {
+        return Ok(fields.count(name, limits::HEADS)?.unwrap_or(num_heads));
+    }
+    Ok(match architecture {
+        Architecture::Llama => num_heads,
+        Architecture::Mistral => 8,
+        Architecture::Qwen2 | Architecture::Qwen3 => 32,
+    })
 }
 
 fn present(yes: bool) -> Bias {

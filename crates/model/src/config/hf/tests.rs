@@ -71,6 +71,52 @@ fn the_class_defaults_of_each_architecture() {
     assert_eq!(by_type.unwrap().architecture, Architecture::Qwen3);
 }
 
+/// It used to be taken for `num_attention_heads` everywhere, which is another network.
+#[test]
+fn missing_key_value_heads_are_those_of_the_class() {
+    let kv_heads = |architecture: &str, given: Option<Value>| {
+        let mut config = base();
+        config["architectures"] = json!([architecture]);
+        (config["num_attention_heads"], config["head_dim"]) = (json!(64), json!(8));
+        config.as_object_mut().unwrap().remove("num_key_value_heads");
+        if let Some(given) = given {
+            config["num_key_value_heads"] = given;
+        }
+        parse(config.to_string().as_bytes()).unwrap().num_kv_heads
+    };
+    let classes = [
+        ("LlamaForCausalLM", 64),
+        ("MistralForCausalLM", 8),
+        ("Qwen2ForCausalLM", 32),
+        ("Qwen3ForCausalLM", 32),
+    ];
+    for (architecture, default) in classes {
+        assert_eq!(kv_heads(architecture, None), default, "{architecture}");
+        assert_eq!(kv_heads(architecture, Some(Value::Null)), 64, "{architecture}");
+        assert_eq!(kv_heads(architecture, Some(json!(16))), 16, "{architecture}");
+    }
+}
+
+/// Each number is within its own limit, and a file of a few megabytes would have made gigabytes.
+#[test]
+fn products_that_no_file_pays_for_are_refused() {
+    let tiny = |fields: Value| {
+        let mut all = json!({"hidden_size": 2, "intermediate_size": 4, "num_attention_heads": 1,
+            "num_key_value_heads": 1, "head_dim": 2, "vocab_size": 8});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    assert!(tiny(json!({})).is_ok());
+    let wide = tiny(json!({"num_attention_heads": 4096, "head_dim": 4096})).unwrap_err();
+    assert_eq!(wide.field, "num_attention_heads");
+    assert_eq!(tiny(json!({"head_dim": 130})).unwrap_err().field, "num_attention_heads");
+    assert!(tiny(json!({"head_dim": 128})).is_ok());
+    assert_eq!(tiny(json!({"intermediate_size": 129})).unwrap_err().field, "intermediate_size");
+    assert_eq!(tiny(json!({"vocab_size": 1 << 24})).unwrap_err().field, "vocab_size");
+}
+
 #[test]
 fn the_windows_of_qwen() {
     let qwen = |fields: Value| {
