@@ -4,6 +4,7 @@
 //! drain's deadline) is here and in `sse`.
 use crate::admission::Ticket;
 use crate::choice::Update;
+use crate::compute::Compute;
 use crate::error::ApiError;
 use crate::generation::{Generation, Job};
 use crate::request_id::{self, RequestId};
@@ -84,7 +85,7 @@ pub(crate) async fn answer<F: Format>(
             state.metrics.reject("queue_full");
         }
     })?;
-    let mut format = plan.format;
+    let format = plan.format;
     if plan.streaming.stream {
         let keep_alive = state.config.sse_keep_alive;
         return Ok(sse::stream(generation, format, ticket, plan.streaming, keep_alive));
@@ -105,7 +106,44 @@ pub(crate) async fn answer<F: Format>(
             None => break,
         }
     }
-    // With log-probabilities, megabytes.
-    let usage = generation.usage();
-    state.compute.finish(move || format.whole(choices, usage)).await
+    write(&state.compute, format, choices, generation.usage()).await
+}
+
+/// Writes a whole answer, off the runtime: with log-probabilities it may be megabytes.
+async fn write<F: Format>(
+    compute: &Compute,
+    mut format: F,
+    choices: Vec<Update>,
+    usage: Usage,
+) -> Result<Response, ApiError> {
+    compute.finish(move || format.whole(choices, usage)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::{self, ThreadId};
+    use std::time::Duration;
+
+    /// Tells which thread wrote it.
+    struct Witness(std::sync::mpsc::Sender<ThreadId>);
+
+    impl Format for Witness {
+        fn open(&mut self, _: Option<&Usage>, _: &mut Frames) {}
+        fn update(&mut self, _: usize, _: Update, _: Option<&Usage>, _: &mut Frames) {}
+        fn usage(&mut self, _: Usage, _: &mut Frames) {}
+        fn whole(&mut self, _: Vec<Update>, _: Usage) -> Response {
+            self.0.send(thread::current().id()).expect("the test waits");
+            Response::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_is_written_off_the_runtime() {
+        let compute = Compute::new(1, 1, Duration::from_secs(60));
+        let (sender, writer) = std::sync::mpsc::channel();
+        let answer = write(&compute, Witness(sender), Vec::new(), Usage::default()).await;
+        assert!(answer.is_ok());
+        assert_ne!(writer.recv(), Ok(thread::current().id()));
+    }
 }
