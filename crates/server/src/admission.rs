@@ -63,12 +63,6 @@ impl Admission {
         *self.phase.borrow() != Phase::Serving
     }
 
-    /// Completes when the server is so far.
-    pub(crate) async fn reached(&self, phase: Phase) {
-        // An error would mean that the gate is gone, which `self` prevents.
-        let _ = self.phase.subscribe().wait_for(|now| *now == phase).await;
-    }
-
     /// Requests let in and not yet answered to the end.
     pub(crate) fn running(&self) -> usize {
         *self.running.borrow()

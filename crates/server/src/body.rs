@@ -1,4 +1,5 @@
-//! Reading a request's body: JSON, not too large, not too slow.
+//! Reading a request's body: JSON, not too large, not too slow. What is refused is left unread; a
+//! layer around the routes sees to the rest of it.
 use crate::error::ApiError;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, header};
@@ -7,9 +8,6 @@ use std::time::Duration;
 
 /// How long a body may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(60);
-/// How much of a body that is too large is read and thrown away. A client that is still sending
-/// when the connection closes sees a broken pipe in place of the 413, and tries again.
-const DISCARD: usize = 64 << 20;
 
 /// The bytes of a JSON body of at most `limit` bytes.
 ///
@@ -21,12 +19,10 @@ pub(crate) async fn read_json(request: Request<Body>, limit: usize) -> Result<By
     check_media_type(&parts.headers)?;
     let declared = parts.headers.get(header::CONTENT_LENGTH);
     let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let too_large = declared.is_some_and(|length| length > limit as u64);
-    if too_large && parts.headers.contains_key(header::EXPECT) {
-        // The client asks before it sends.
+    if declared.is_some_and(|length| length > limit as u64) {
         return Err(ApiError::BodyTooLarge { limit });
     }
-    let body = collect(body, if too_large { None } else { Some(limit) });
+    let body = collect(body, limit);
     match tokio::time::timeout(ARRIVAL, body).await {
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(ApiError::BodyTooLarge { limit }),
@@ -38,27 +34,19 @@ pub(crate) async fn read_json(request: Request<Body>, limit: usize) -> Result<By
     }
 }
 
-/// The body, or `None` where it has more than `room` bytes (or there is no room from the start).
-async fn collect(mut body: Body, room: Option<usize>) -> Result<Option<Bytes>, axum::Error> {
-    let mut room = room;
+/// The body, or `None` where it has more than `limit` bytes.
+async fn collect(mut body: Body, limit: usize) -> Result<Option<Bytes>, axum::Error> {
     let mut kept: Vec<u8> = Vec::new();
-    let mut discarded = 0;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
         };
-        if room.is_some_and(|room| kept.len() + data.len() <= room) {
-            kept.extend_from_slice(&data);
-            continue;
+        if kept.len() + data.len() > limit {
+            return Ok(None);
         }
-        room = None;
-        kept = Vec::new();
-        discarded += data.len();
-        if discarded > DISCARD {
-            break;
-        }
+        kept.extend_from_slice(&data);
     }
-    Ok(room.map(|_| Bytes::from(kept)))
+    Ok(Some(Bytes::from(kept)))
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {

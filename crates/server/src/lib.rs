@@ -32,15 +32,16 @@ mod state;
 mod tokenize;
 mod validate;
 
-use admission::Phase;
 use axum::serve::ListenerExt;
 use state::AppState;
-use std::future::{Future, IntoFuture};
-use std::{sync::Arc, time::Duration};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wharf_engine::Engine;
 use wharf_text::{template::ChatTemplate, tokenizer::Tokenizer};
 
-/// How long answers that the drain's deadline has ended may take to reach their clients.
+/// The least time that answers have to reach their clients once the last one is made: at the
+/// drain's deadline, as before it, they still have to be written.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The model behind the routes.
@@ -103,10 +104,11 @@ pub enum Listener {
 
 /// Serves until `shutdown` completes, then drains: readiness is 503 at once, new requests get 503
 /// with Retry-After, running requests finish or end with an error by
-/// [`ServerConfig::drain_timeout`]. Returns when all is written, or 2 s after that deadline.
+/// [`ServerConfig::drain_timeout`]. Returns when all is written, or by that deadline, but no less
+/// than 2 s after the last request ended.
 ///
 /// # Errors
-/// What the operating system says against the listener.
+/// Where a CORS origin is none ([`std::io::ErrorKind::InvalidInput`]).
 pub async fn serve(
     listener: Listener,
     model: ServedModel,
@@ -114,40 +116,30 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let drain_timeout = config.drain_timeout;
+    let cors = cors::layer(&config.cors_origins)?;
     let state = AppState::new(model, config);
     let admission = Arc::clone(&state.admission);
-    let router = routes::router(state);
+    let router = routes::router(state, cors);
     // Connections are accepted while the server drains, so that those who come are told.
-    let drained = {
-        let admission = Arc::clone(&admission);
-        async move {
-            shutdown.await;
-            tracing::info!(running = admission.running(), "draining");
-            admission.drain(drain_timeout).await;
+    let drained = async move {
+        shutdown.await;
+        let begun = Instant::now();
+        tracing::info!(running = admission.running(), "draining");
+        admission.drain(drain_timeout).await;
+        // A slow reader has as long as a slow request has.
+        drain_timeout.saturating_sub(begun.elapsed()).max(FAREWELL)
+    };
+    match listener {
+        Listener::Tcp(listener) => {
+            // Tokens are small packets that somebody waits for.
+            let listener = listener.tap_io(|stream| {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY");
+                }
+            });
+            wharf_http::serve(listener, router, drained).await;
         }
-    };
-    let server = async {
-        match listener {
-            Listener::Tcp(listener) => {
-                // Tokens are small packets that somebody waits for.
-                let listener = listener.tap_io(|stream| {
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "TCP_NODELAY");
-                    }
-                });
-                axum::serve(listener, router).with_graceful_shutdown(drained).into_future().await
-            }
-            Listener::Unix(listener) => {
-                axum::serve(listener, router).with_graceful_shutdown(drained).into_future().await
-            }
-        }
-    };
-    let farewell = async {
-        admission.reached(Phase::Over).await;
-        tokio::time::sleep(FAREWELL).await;
-    };
-    tokio::select! {
-        result = server => result,
-        () = farewell => Ok(()),
+        Listener::Unix(listener) => wharf_http::serve(listener, router, drained).await,
     }
+    Ok(())
 }

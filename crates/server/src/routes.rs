@@ -1,12 +1,12 @@
 //! Which path and method goes where, and what wraps them all.
 //!
 //! From the outside in: the request id (on every answer, whatever happens), CORS (errors must be
-//! readable by web pages too), the catcher of panics, the key, the routes. Whatever matches no
-//! route is an error in OpenAI's shape like any other.
+//! readable by web pages too), the reader of refused bodies, the catcher of panics, the key, the
+//! routes. Whatever matches no route is an error in OpenAI's shape like any other.
 use crate::admission::Ticket;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::{auth, chat, completions, cors, fault, request_id, tokenize};
+use crate::{auth, chat, completions, fault, request_id, tokenize};
 use axum::extract::{Path, Request, State, rejection::PathRejection};
 use axum::http::header;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -15,10 +15,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use std::sync::Arc;
+use tower_http::cors::CorsLayer;
 use wharf_api::{Model, ModelList};
 
 /// All routes.
-pub(crate) fn router(state: Arc<AppState>) -> Router {
+pub(crate) fn router(state: Arc<AppState>, cors: CorsLayer) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
@@ -35,7 +36,8 @@ pub(crate) fn router(state: Arc<AppState>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(from_fn(fault::contain))
-        .layer(cors::layer(&state.config.cors_origins))
+        .layer(from_fn(wharf_http::discard_unread))
+        .layer(cors)
         .layer(from_fn(request_id::attach))
         .with_state(state)
 }
