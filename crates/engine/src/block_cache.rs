@@ -82,6 +82,8 @@ pub(crate) struct BlockCache {
     clock: u64,
     /// Entries made so far.
     serials: u64,
+    /// References taken back so far.
+    releases: u64,
 }
 
 impl BlockCache {
@@ -93,6 +95,7 @@ impl BlockCache {
             idle: BTreeMap::new(),
             clock: 0,
             serials: 0,
+            releases: 0,
         }
     }
 
@@ -108,6 +111,11 @@ impl BlockCache {
 
     pub(crate) fn num_blocks(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// References taken back so far. While this stays, no block has become available.
+    pub(crate) fn num_releases(&self) -> u64 {
+        self.releases
     }
 
     /// A block with one reference and no meaning yet; forgets the least recently used prefix if
@@ -146,6 +154,7 @@ impl BlockCache {
     pub(crate) fn release(&mut self, id: BlockId) {
         let block = &mut self.blocks[id as usize];
         debug_assert!(block.references > 0, "block {id} is released twice");
+        self.releases += 1;
         block.references -= 1;
         if block.references > 0 {
             return;

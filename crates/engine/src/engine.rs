@@ -237,10 +237,21 @@ impl Core {
                 self.stats.prefill_rows += scheduled.num_rows as u64;
             }
         }
+        if plan.scheduled.is_empty() {
+            self.fail_first();
+        }
         self.publish();
-        // Else the thread would turn without end: see `scheduler` on why this can't be.
-        debug_assert!(!plan.scheduled.is_empty() || self.scheduler.is_empty());
         plan
+    }
+
+    /// Nothing can run: the first in line fails, if there is one, for the thread would turn without
+    /// end otherwise. See `scheduler` on why this can't be; it would be an error of ours.
+    fn fail_first(&mut self) {
+        let Some(mut sequence) = self.scheduler.take_first() else { return };
+        let reason = "the scheduler found nothing that could run";
+        tracing::error!(waiting_tokens = sequence.len(), reason, "a sequence failed");
+        let failed = Event::Failed(Failure::Engine(reason.into()));
+        self.outbox.push(sequence.sink.letter(failed));
     }
 
     /// Fills `self.logits`, `[batch.logits_rows.len(), vocab_size]`.

@@ -13,7 +13,9 @@ pub enum Event {
     /// The prompt has been scheduled for the first time. All choices of a request get it at once,
     /// with the same numbers.
     Started {
-        /// Prompt tokens taken from the prefix cache.
+        /// Prompt tokens taken from the prefix cache. Those that another request beside this one
+        /// goes on to compute, and this one then takes from it, are not known yet and not counted
+        /// ([`crate::EngineStats::prefix_cache_hits`] does).
         cached_tokens: usize,
         /// How long the request waited.
         queued: Duration,

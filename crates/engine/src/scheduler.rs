@@ -2,7 +2,8 @@
 //!
 //! Every running sequence with one token to go has its row first, so a long prompt never stalls
 //! the streams beside it; what is left of the budget goes to chunks of prefill in order of rank
-//! (priority, then arrival). Nothing overtakes a waiting sequence of better rank.
+//! (priority, then arrival). Nothing overtakes a sequence of better rank that waits for a slot or
+//! for blocks; one that waits for another choice to compute their prompt lets others by.
 //!
 //! Why it always makes progress: a sequence gets blocks for all its tokens when it is admitted, so
 //! only decode rows ask for more; when none is left, the running sequence of the worst rank loses
@@ -27,7 +28,7 @@ use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence};
 
 use crate::{
     EngineConfig, EngineStats,
-    block_cache::{BlockCache, BlockId, Salt},
+    block_cache::{BlockCache, BlockId, BlockTokens, Parent, Salt},
     sequence::{Rank, Request, Sequence},
 };
 
@@ -53,7 +54,7 @@ pub(crate) struct Scheduled {
 /// A request scheduled for the first time.
 pub(crate) struct Started {
     pub(crate) request: Rc<Request>,
-    /// Prompt tokens found in the prefix cache.
+    /// Prompt tokens found in the prefix cache now. What is adopted later is not among them.
     pub(crate) cached_tokens: usize,
 }
 
@@ -66,6 +67,16 @@ enum Admission {
     Full,
 }
 
+/// A sequence that was refused for want of blocks, and what must change before it is looked at
+/// again: to look up a long prompt in every step would cost more than the step.
+struct Blocked {
+    rank: Rank,
+    /// [`BlockCache::num_releases`] at the time.
+    releases: u64,
+    /// The first block of its tokens that was not in the index.
+    missing: Option<(Parent, BlockTokens)>,
+}
+
 /// All sequences and all blocks.
 pub(crate) struct Scheduler {
     max_batched_tokens: usize,
@@ -73,6 +84,10 @@ pub(crate) struct Scheduler {
     cache: BlockCache,
     waiting: BTreeMap<Rank, Sequence>,
     running: BTreeMap<Rank, Sequence>,
+    /// The head of the queue, if it was refused for want of blocks.
+    blocked: Option<Blocked>,
+    #[cfg(test)]
+    pub(crate) prefix_lookups: usize,
     prefix_cache_queries: u64,
     prefix_cache_hits: u64,
     prompt_tokens: u64,
@@ -88,6 +103,9 @@ impl Scheduler {
             cache: BlockCache::new(u32::try_from(config.num_blocks).unwrap_or(u32::MAX)),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
+            blocked: None,
+            #[cfg(test)]
+            prefix_lookups: 0,
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
             prompt_tokens: 0,
@@ -137,6 +155,13 @@ impl Scheduler {
         let mut sequence = self.running.remove(&rank)?;
         self.cache.release_table(&mut sequence.block_table);
         Some(sequence)
+    }
+
+    /// Takes out the sequence of the best rank, running or waiting, with its blocks given back.
+    pub(crate) fn take_first(&mut self) -> Option<Sequence> {
+        let running = self.running.keys().next();
+        let first = *running.into_iter().chain(self.waiting.keys().next()).min()?;
+        self.retire(first).or_else(|| self.waiting.remove(&first))
     }
 
     /// A running sequence.
@@ -248,15 +273,24 @@ impl Scheduler {
         if prefilling && self.running.range(choices_of(&request)).next().is_some() {
             return Admission::NotYet;
         }
+        if self.is_still_blocked(rank) {
+            return Admission::Full;
+        }
         let needed = sequence.num_blocks_needed();
         let mut block_table = self.cached_prefix(rank);
+        #[cfg(test)]
+        {
+            self.prefix_lookups += 1;
+        }
         for &id in &block_table {
             self.cache.acquire(id);
         }
         let num_cached = block_table.len();
         // One block for each running sequence to grow into: else it would soon be preempted.
         if self.cache.num_available() < needed - num_cached + self.running.len() {
+            let missing = self.missing_block(rank, &block_table);
             self.cache.release_table(&mut block_table);
+            self.blocked = Some(Blocked { rank, releases: self.cache.num_releases(), missing });
             return Admission::Full;
         }
         block_table.extend((num_cached..needed).map_while(|_| self.cache.allocate()));
@@ -274,6 +308,34 @@ impl Scheduler {
             plan.started.push(Started { request, cached_tokens });
         }
         Admission::Admitted
+    }
+
+    /// A waiting sequence was refused for want of blocks, and since then none has been given back,
+    /// nor has more of its tokens been computed by others.
+    fn is_still_blocked(&self, rank: Rank) -> bool {
+        let Some(blocked) = self.blocked.as_ref().filter(|blocked| blocked.rank == rank) else {
+            return false;
+        };
+        let found = |(parent, tokens): &(Parent, BlockTokens)| {
+            self.cache.find(parent.clone(), *tokens).is_some()
+        };
+        blocked.releases == self.cache.num_releases()
+            && !blocked.missing.as_ref().is_some_and(found)
+    }
+
+    /// What a waiting sequence's first block after `cached_prefix` would be found by.
+    fn missing_block(
+        &self,
+        rank: Rank,
+        cached_prefix: &[BlockId],
+    ) -> Option<(Parent, BlockTokens)> {
+        let sequence = self.waiting.get(&rank)?;
+        let index = cached_prefix.len();
+        if (index + 1) * BLOCK_TOKENS >= sequence.len() {
+            return None;
+        }
+        let parent = self.cache.parent(&sequence.request.salt, cached_prefix, index)?;
+        Some((parent, sequence.block_tokens(index)))
     }
 
     /// The indexed blocks that hold the first tokens of a waiting sequence. The last token is never
@@ -309,6 +371,11 @@ impl Scheduler {
             // Its own block may be half filled, with the same bits.
             self.cache.acquire(id);
             self.cache.release(std::mem::replace(&mut sequence.block_table[index], id));
+            let request = &sequence.request;
+            if !request.prompt_computed.get() && !matches!(request.salt, Salt::Request(_)) {
+                let adopted = end.min(request.prompt.len()) - sequence.num_computed;
+                self.prefix_cache_hits += adopted as u64;
+            }
             sequence.num_computed = end;
         }
     }

@@ -23,7 +23,8 @@ pub struct EngineStats {
     /// Prompt tokens looked up in the prefix cache; each request counts once, and none where prefix
     /// caching is off.
     pub prefix_cache_queries: u64,
-    /// Prompt tokens found there.
+    /// Prompt tokens found there: when their request started, or later, while another with the
+    /// same prompt was computing it beside them.
     pub prefix_cache_hits: u64,
     /// Sequences that lost their blocks to another and were put back in the queue.
     pub preemptions: u64,

@@ -341,14 +341,18 @@ fn choices_compute_the_prompt_once_with_and_without_prefix_caching() {
 fn two_requests_with_one_prompt_compute_it_once_though_they_arrive_together() {
     // With 110 the second begins in the same step, and stops in the middle of a block: it must find
     // the rest all the same.
-    for (max_batched_tokens, most) in [(16, 100 + 16), (110, 100 + 10 + 4)] {
+    for (max_batched_tokens, cached, most) in [(16, 96, 100 + 16), (110, 0, 100 + 10 + 4)] {
         let mut bench = Bench::new(EngineConfig { max_batched_tokens, ..config() });
         let both = [(); 2].map(|()| bench.submit_one(request(prompt(0, 100), 4)));
         bench.finish();
         let [first, second] = both.map(Answer::of);
         assert_eq!(first.essence(), second.essence());
-        let rows = bench.stats().prefill_rows;
+        let stats = bench.stats();
+        let rows = stats.prefill_rows;
         assert!(rows <= most, "{rows} rows at {max_batched_tokens} a step");
+        // What it took from the other while both ran is a hit, though `Started` came too early to say so.
+        assert_eq!(second.cached_tokens, Some(cached));
+        assert_eq!((stats.prefix_cache_queries, stats.prefix_cache_hits), (200, 200 - rows));
     }
 }
 
@@ -460,6 +464,57 @@ fn nothing_overtakes_the_head_of_the_queue() {
     }
     bench.finish();
     assert_eq!(Answer::of(running).finish, Some(FinishReason::Length));
+}
+
+/// It used to look up all its prompt's blocks in every step.
+#[test]
+fn a_blocked_head_of_the_queue_is_looked_up_again_only_when_something_changed() {
+    let mut bench = Bench::new(EngineConfig { num_blocks: 10, ..config() });
+    let running = bench.submit_one(request(prompt(0, 60), 60));
+    bench.step();
+    bench.step();
+    let mut big = bench.submit_one(request(prompt(1, 120), 2));
+    let before = bench.core.scheduler.prefix_lookups;
+    for _ in 0..40 {
+        bench.step();
+    }
+    assert_eq!(bench.core.scheduler.prefix_lookups, before + 1);
+    assert_eq!(Answer::so_far(&mut big), Answer::default());
+    bench.finish();
+    assert_eq!(Answer::of(big).finish, Some(FinishReason::Length));
+    assert_eq!(Answer::of(running).finish, Some(FinishReason::Length));
+}
+
+/// A blocked sequence begins as soon as enough of its prompt has been computed by another.
+#[test]
+fn a_blocked_head_of_the_queue_notices_that_its_prompt_is_being_computed() {
+    let mut bench = Bench::new(EngineConfig { num_blocks: 10, ..config() });
+    let first = bench.submit_one(request(prompt(0, 120), 20));
+    bench.step();
+    let mut second = bench.submit_one(request(prompt(0, 120), 2));
+    let mut steps = 0;
+    while Answer::so_far(&mut second).cached_tokens.is_none() {
+        bench.step();
+        steps += 1;
+    }
+    assert!(steps < 10, "{steps} steps");
+    bench.finish();
+    assert_eq!(Answer::of(first).finish, Some(FinishReason::Length));
+}
+
+/// Nothing that `submit` takes gets there; were it to, the thread used to turn without end.
+#[test]
+fn a_sequence_that_can_never_run_fails_and_those_behind_it_go_on() {
+    let mut bench = Bench::new(EngineConfig { num_blocks: 4, ..config() });
+    let slot = QueueSlot::take(&bench.core.shared, 9).unwrap();
+    let (submission, mut receivers) = Submission::open(request(prompt(0, 100), 5), slot);
+    bench.core.accept(submission);
+    let behind = bench.submit_one(request(prompt(1, 20), 5));
+    bench.step();
+    bench.finish();
+    let stuck = Answer::of(receivers.remove(0));
+    assert!(stuck.failed.unwrap().contains("nothing that could run"));
+    assert_eq!(Answer::of(behind).tokens.len(), 5);
 }
 
 #[test]
