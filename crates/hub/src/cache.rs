@@ -4,7 +4,7 @@
 //! <cache>/
 //!   smollm2/SmolLM2-135M-Instruct.Q4_1.gguf      the default model, from its Python package
 //!   hub/<org>--<repo>/
-//!     refs/<revision>                            the commit a branch pointed to when last asked
+//!     refs/<revision>                            what it led to when last asked (`/` as `%2F`)
 //!     <commit>/                                  config.json, *.safetensors, ...: whole
 //!     <commit>.partial/                          the same, on its way
 //!     gguf/<commit>/<file>                       single files: whole

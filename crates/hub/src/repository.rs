@@ -66,14 +66,20 @@ pub(crate) fn cached(
     }
 }
 
-/// Where it is remembered what a name led to: one small file per (revision, part).
+/// Where it is remembered what a name led to: one small file per (revision, part). No two revisions
+/// share one: what stands for a slash stands for nothing else.
 fn pointer(folder: &Path, name: &RepositoryName) -> PathBuf {
     let part = match &name.part {
         Part::Directory => String::new(),
         Part::File(file) => format!("@file@{}", file.replace('/', "@")),
         Part::Quantisation(text) => format!("@quantisation@{}", text.to_ascii_lowercase()),
     };
-    folder.join("refs").join(format!("{}{part}", cache::flat(&name.revision)))
+    folder.join("refs").join(format!("{}{part}", escaped(&name.revision)))
+}
+
+/// A revision as one path component, from which it could be had back.
+fn escaped(revision: &str) -> String {
+    revision.replace('%', "%25").replace('/', "%2F").replace('@', "%40")
 }
 
 /// All `files` into `<folder>/<commit>`.
@@ -118,4 +124,25 @@ async fn fetch_file(
 
 fn is_gguf(file: &str) -> bool {
     file.to_ascii_lowercase().ends_with(".gguf")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn revisions_with_slashes_and_dashes_are_kept_apart() {
+        assert_ne!(escaped("a/b"), escaped("a--b"));
+        assert_eq!(escaped("main"), "main", "refs of common names are as they were");
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_revisions_share_a_file(one in "[ab/@%2F-]{0,8}", two in "[ab/@%2F-]{0,8}") {
+            prop_assert_eq!(escaped(&one) == escaped(&two), one == two);
+            prop_assert!(!escaped(&one).contains('/'));
+        }
+    }
 }
