@@ -9,11 +9,13 @@
 mod draw;
 mod logprobs;
 mod penalties;
+mod weights;
 
 use std::cmp::Ordering;
 
 use crate::{Failure, SamplingParams, TokenLogprob};
 use penalties::Penalties;
+use weights::{Scale, Weights};
 
 /// What a choice's next token depends on, besides the logits.
 #[derive(Debug, Clone, Copy)]
@@ -54,12 +56,15 @@ impl From<SampleError> for Failure {
     }
 }
 
+/// Logits looked at together.
+const LANES: usize = 16;
+
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
     id: u32,
     logit: f32,
-    /// `exp((logit - best logit) / temperature)`: its probability but for a factor.
+    /// [`Scale::weight`]: its probability but for a factor.
     weight: f32,
 }
 
@@ -76,6 +81,7 @@ impl Candidate {
 pub(crate) struct Sampler {
     // [vocab_size]
     logits: Vec<f32>,
+    weights: Weights,
     candidates: Vec<Candidate>,
     penalties: Penalties,
 }
@@ -102,61 +108,117 @@ impl Sampler {
     }
 
     /// Temperature, min_p, top_k, top_p, and a weighted draw from what they leave.
+    ///
+    /// min_p, top_k and top_p each keep some of the best, so their order does not matter to who
+    /// stays but for top_p's total, which is of what the other two leave. So top_k comes first: it
+    /// needs no weights.
     fn draw(&mut self, best_logit: f32, context: &Context<'_>) -> u32 {
-        let params = context.params;
-        self.candidates.clear();
-        for (id, &logit) in (0u32..).zip(&self.logits) {
-            let weight = ((logit - best_logit) / params.temperature).exp();
-            // The best one's weight is 1, so this never leaves nobody.
-            if weight > 0.0 && weight >= params.min_p {
-                self.candidates.push(Candidate { id, logit, weight });
-            }
-        }
-        keep_top_k(&mut self.candidates, params.top_k as usize);
-        keep_top_p(&mut self.candidates, params.top_p);
-        // The draw goes by id. Where nothing was selected they are in order already, and this is
-        // one pass.
-        self.candidates.sort_unstable_by_key(|candidate| candidate.id);
+        let &SamplingParams { temperature, top_p, top_k, min_p, .. } = context.params;
+        let scale = Scale { best_logit, temperature, min_p };
         let position = (context.prompt.len() + context.output.len()) as u64;
-        draw::weighted(&self.candidates, draw::uniform(context.seed, context.choice, position))
+        let uniform = draw::uniform(context.seed, context.choice, position);
+        let top_k = top_k as usize;
+        let total = if top_k > 0 && top_k < self.logits.len() {
+            find_top_k(&self.logits, top_k, &mut self.candidates);
+            for candidate in &mut self.candidates {
+                candidate.weight = scale.weight(candidate.logit);
+            }
+            // The best one's weight is 1, so this never leaves nobody.
+            self.candidates.retain(|candidate| candidate.weight > 0.0);
+            self.candidates.iter().map(|candidate| f64::from(candidate.weight)).sum()
+        } else {
+            self.weights.fill(&self.logits, scale);
+            if top_p >= 1.0 {
+                return self.weights.draw(uniform);
+            }
+            let total = self.weights.total();
+            // All that weigh less sum to less than what top_p cuts off.
+            let least = (1.0 - f64::from(top_p)) * total / self.logits.len() as f64;
+            find_heavier(&self.weights.values, &self.logits, least as f32, &mut self.candidates);
+            total
+        };
+        keep_top_p(&mut self.candidates, top_p, total);
+        // The draw goes by id.
+        self.candidates.sort_unstable_by_key(|candidate| candidate.id);
+        draw::weighted(&self.candidates, uniform)
     }
 }
 
-/// The best id and its logit; of equals the lowest id.
+/// The best id and its logit; of equals the lowest id. Three passes without an early exit, which
+/// the compiler turns into vector code.
 fn best(logits: &[f32]) -> Result<(u32, f32), SampleError> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &logit) in (0u32..).zip(logits) {
-        if logit.is_nan() {
-            return Err(SampleError::Overflow);
-        }
-        if logit > best.1 {
-            best = (id, logit);
+    if logits.iter().fold(false, |nan, logit| nan | logit.is_nan()) {
+        return Err(SampleError::Overflow);
+    }
+    let better = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    for logits in whole {
+        for (lane, &logit) in lanes.iter_mut().zip(logits) {
+            *lane = better(*lane, logit);
         }
     }
-    match best.1 {
+    let best = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, better);
+    match best {
         f32::INFINITY => Err(SampleError::Overflow),
         f32::NEG_INFINITY => Err(SampleError::NothingAllowed),
-        _ => Ok(best),
+        _ => {
+            let id = logits.iter().position(|&logit| logit == best).unwrap_or(0);
+            Ok((id as u32, logits[id]))
+        }
     }
 }
 
-/// Keeps the `k` best, in no order. Zero keeps all.
-fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
-    if k > 0 && k < candidates.len() {
+/// Finds the `k` best logits, `k` at least 1, in no order; fewer where the others are masked.
+///
+/// A logit is looked at closely only if it is better than the `k`-th best so far, which after the
+/// first few thousand hardly any is.
+fn find_top_k(logits: &[f32], k: usize, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let enough = (2 * k).max(256);
+    let mut floor = f32::NEG_INFINITY;
+    for (first, chunk) in (0u32..).step_by(LANES).zip(logits.chunks(LANES)) {
+        if !chunk.iter().fold(false, |any, &logit| any | (logit > floor)) {
+            continue;
+        }
+        // Ids ascend, so a later equal of the k-th best is never better.
+        let better = (first..).zip(chunk).filter(|(_, logit)| **logit > floor);
+        candidates.extend(better.map(|(id, &logit)| Candidate { id, logit, weight: 0.0 }));
+        if candidates.len() >= enough {
+            let (_, kth, _) = candidates.select_nth_unstable_by(k - 1, Candidate::rank);
+            floor = kth.logit;
+            candidates.truncate(k);
+        }
+    }
+    if candidates.len() > k {
         candidates.select_nth_unstable_by(k - 1, Candidate::rank);
         candidates.truncate(k);
     }
 }
 
-/// Keeps the fewest best ones whose weights reach `p` of the sum of all, at least one, best first.
-/// 1 keeps all, in no order.
+/// Finds the tokens that weigh at least `least` and more than nothing, in order of id.
+fn find_heavier(weights: &[f32], logits: &[f32], least: f32, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let heavier = |&weight: &f32| weight > 0.0 && weight >= least;
+    let chunks = weights.chunks(LANES).zip(logits.chunks(LANES));
+    for (first, (weights, logits)) in (0u32..).step_by(LANES).zip(chunks) {
+        if !weights.iter().fold(false, |any, weight| any | heavier(weight)) {
+            continue;
+        }
+        let all = (first..).zip(weights.iter().zip(logits));
+        let found = all.filter(|(_, (weight, _))| heavier(weight));
+        candidates.extend(found.map(|(id, (&weight, &logit))| Candidate { id, logit, weight }));
+    }
+}
+
+/// Keeps the fewest best ones whose weights reach `p` of `total`, at least one, best first. 1 keeps
+/// all, in no order.
 ///
 /// Few candidates are enough as a rule, so only as many as needed are sorted.
-fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
+fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32, total: f64) {
     if p >= 1.0 {
         return;
     }
-    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.weight)).sum();
     let enough = f64::from(p) * total;
     let (mut reached, mut sorted) = (0.0, 0);
     let mut size = 64;

@@ -209,7 +209,8 @@ fn naive_candidates(logits: &[f32], params: &SamplingParams) -> Vec<u32> {
     let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |l: f32| ((l - best) / params.temperature).exp();
     let mut kept: Vec<(u32, f32)> = (0u32..).zip(logits.iter().copied()).collect();
-    kept.retain(|&(_, l)| weight(l) > 0.0 && weight(l) >= params.min_p);
+    kept.retain(|&(_, l)| (l - best) / params.temperature >= weights::LOWEST);
+    kept.retain(|&(_, l)| weight(l) >= params.min_p);
     kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     if params.top_k > 0 {
         kept.truncate(params.top_k as usize);
@@ -226,6 +227,51 @@ fn naive_candidates(logits: &[f32], params: &SamplingParams) -> Vec<u32> {
     let mut ids: Vec<u32> = kept.into_iter().map(|(id, _)| id).collect();
     ids.sort_unstable();
     ids
+}
+
+/// The ids that the sampler left, in order.
+fn kept(sampler: &Sampler, params: &SamplingParams) -> Vec<u32> {
+    if params.top_p < 1.0 || (1..sampler.logits.len()).contains(&(params.top_k as usize)) {
+        return sampler.candidates.iter().map(|candidate| candidate.id).collect();
+    }
+    let weights = (0u32..).zip(&sampler.weights.values);
+    weights.filter(|(_, weight)| **weight > 0.0).map(|(id, _)| id).collect()
+}
+
+/// Long enough for several rounds of [`find_top_k`] and [`keep_top_p`], and for masks among them.
+#[test]
+fn a_whole_vocabulary_as_the_naive_oracle() {
+    let mut logits: Vec<f32> = (0..20_000u32).map(|i| (i * 7919 % 3001) as f32 / 300.0).collect();
+    logits.iter_mut().step_by(3).for_each(|logit| *logit -= 4.0);
+    let banned: Vec<u32> = (0..20_000).filter(|id| id % 7 != 0).collect();
+    for (top_k, top_p, min_p) in [
+        (0, 1.0, 0.0),
+        (0, 0.9, 0.0),
+        (0, 0.999, 0.0),
+        (0, 0.5, 0.01),
+        (1, 1.0, 0.0),
+        (50, 1.0, 0.0),
+        (127, 0.9, 0.0),
+        (3000, 1.0, 0.0),
+        (19_999, 0.7, 0.1),
+        (50_000, 1.0, 0.0),
+    ] {
+        for allowed_token_ids in [None, Some(banned.clone())] {
+            let params = SamplingParams {
+                temperature: 0.8,
+                top_k,
+                top_p,
+                min_p,
+                allowed_token_ids,
+                ..greedy()
+            };
+            let mut sampler = Sampler::default();
+            let id = sampler.sample(&logits, &context(&params)).unwrap().id;
+            let kept = kept(&sampler, &params);
+            assert!(kept.binary_search(&id).is_ok());
+            assert!(kept == naive_candidates(&sampler.logits, &params), "{top_k} {top_p} {min_p}");
+        }
+    }
 }
 
 prop_compose! {
@@ -281,7 +327,7 @@ proptest! {
             let best = changed.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             prop_assert_eq!(Some(id as usize), changed.iter().position(|&l| l == best));
         } else {
-            let kept: Vec<u32> = sampler.candidates.iter().map(|c| c.id).collect();
+            let kept = kept(&sampler, &params);
             prop_assert!(kept.contains(&id));
             prop_assert_eq!(kept, naive_candidates(&changed, &params));
         }
