@@ -37,8 +37,6 @@ pub struct StopMatcher {
     /// Text from `start` on is withheld; before it, already emitted.
     held: String,
     start: usize,
-    /// Bytes appended to `out` so far.
-    emitted: usize,
     /// The stop string that ended the text.
     matched: Option<usize>,
 }
@@ -53,7 +51,6 @@ impl StopMatcher {
             state: ROOT,
             held: String::new(),
             start: 0,
-            emitted: 0,
             matched: None,
         }
     }
@@ -88,22 +85,10 @@ impl StopMatcher {
         self.state = ROOT;
     }
 
-    /// How many bytes are withheld now.
-    pub fn withheld(&self) -> usize {
-        self.held.len() - self.start
-    }
-
-    /// How many bytes have been emitted since the beginning: what to line `logprobs` up
-    /// with.
-    pub fn emitted(&self) -> usize {
-        self.emitted
-    }
-
     /// Emits the withheld text up to `end`, an offset into `held`. A stop string begins with
     /// the first byte of a character, so `end` is always at a character's border.
     fn emit_to(&mut self, end: usize, out: &mut String) {
         out.push_str(&self.held[self.start..end]);
-        self.emitted += end - self.start;
         self.start = end;
         // Moving the rest to the front only when that frees half keeps it linear.
         if self.start * 2 >= self.held.len() {
@@ -280,7 +265,7 @@ mod tests {
         assert_eq!(matcher.push("ax", &mut out), StopOutcome::Matched { index: 0 });
         assert_eq!(matcher.push("b", &mut out), StopOutcome::Matched { index: 0 });
         matcher.finish(&mut out);
-        assert_eq!((out.as_str(), matcher.emitted(), matcher.withheld()), ("a", 1, 0));
+        assert_eq!(out, "a");
     }
 
     #[test]
@@ -344,11 +329,9 @@ mod tests {
                     from = to;
                     let open = longest_open_end(&stops, &text[..to]);
                     prop_assert_eq!(&out, &text[..to - open]);
-                    prop_assert_eq!(matcher.withheld(), open);
                 }
                 matcher.finish(&mut out);
                 prop_assert_eq!((&out, matched), (&want, want_match));
-                prop_assert_eq!(matcher.emitted(), out.len());
             }
         }
 
