@@ -65,6 +65,11 @@ impl Shutdown {
         Ok(Self { begun })
     }
 
+    /// Whether the end has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.begun.borrow()
+    }
+
     /// Completes when the end has begun.
     pub(crate) async fn begun(mut self) {
         // An error means that the task above is gone, which only the end of the runtime does.

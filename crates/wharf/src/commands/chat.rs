@@ -1,6 +1,7 @@
 //! `wharf chat`: a conversation in the terminal. Any OpenAI-compatible endpoint will do.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
+use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -27,6 +28,8 @@ enum Answer {
     Whole(String),
     /// By Ctrl-C: as far as it came.
     Stopped(String),
+    /// Standard output was closed, as `head` does when it has enough.
+    Unread,
 }
 
 /// Runs the command.
@@ -36,15 +39,17 @@ pub(crate) async fn run(args: &ChatArgs) -> Result<()> {
         Some(model) => model.clone(),
         None => client.first_model().await?,
     };
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut messages = Vec::new();
     if let Some(system) = &args.system {
         messages.push(json!({"role": "system", "content": system}));
     }
-    if let Some(prompt) = one_shot_prompt(args)? {
+    let prompt = one_shot_prompt(args)?;
+    // Not before: until the prompt is there, Ctrl-C simply ends the program.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    if let Some(prompt) = prompt {
         messages.push(json!({"role": "user", "content": prompt}));
         match answer(&client, &request(args, &model, &messages), &mut interrupt).await? {
-            Answer::Whole(_) => return Ok(()),
+            Answer::Whole(_) | Answer::Unread => return Ok(()),
             Answer::Stopped(_) => anyhow::bail!("stopped"),
         }
     }
@@ -86,6 +91,7 @@ async fn converse(
             Ok(Answer::Whole(text) | Answer::Stopped(text)) => {
                 messages.push(json!({"role": "assistant", "content": text}));
             }
+            Ok(Answer::Unread) => return Ok(()),
             Err(error) => {
                 // The turn did not happen: what was said can be said again.
                 messages.pop();
@@ -141,12 +147,16 @@ async fn answer(
     let streaming = stream_to_stdout(client, body, &mut text);
     let stopped = tokio::select! {
         outcome = streaming => {
-            outcome?;
+            if outcome?.is_break() {
+                return Ok(Answer::Unread);
+            }
             false
         }
         _ = interrupt.recv() => true, // dropping the stream tells the server
     };
-    println!();
+    if write_out("\n").is_break() {
+        return Ok(Answer::Unread);
+    }
     Ok(if stopped { Answer::Stopped(text) } else { Answer::Whole(text) })
 }
 
@@ -154,14 +164,14 @@ async fn stream_to_stdout(
     client: &Client,
     body: &Value,
     text: &mut String,
-) -> Result<(), RequestError> {
+) -> Result<ControlFlow<()>, RequestError> {
     let mut stream = client.stream(body).await?;
     while let Some(event) = stream.next().await? {
         match event {
             StreamEvent::Text(piece) => {
-                print!("{}", printable(&piece));
-                // A terminal that is gone ends the program by its own signal.
-                let _ = std::io::stdout().flush();
+                if write_out(&printable(&piece)).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
                 text.push_str(&piece);
             }
             StreamEvent::Finish(reason) if reason == "length" => {
@@ -170,7 +180,16 @@ async fn stream_to_stdout(
             StreamEvent::Finish(_) | StreamEvent::Usage(_) => {}
         }
     }
-    Ok(())
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Writes to standard output at once; `Break` when nobody reads it any more.
+fn write_out(text: &str) -> ControlFlow<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
 }
 
 /// Without control characters: a model's words must not command the terminal.

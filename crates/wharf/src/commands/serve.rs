@@ -45,12 +45,16 @@ pub(crate) async fn run(args: &ServeArgs, settings: &Settings) -> Result<()> {
     let endpoint = endpoint(args, &listener, &gateway.default_instance().to_string())?;
     let ready = gateway.readiness();
     // Served from now on: who asks too early is told when to ask again.
-    let serving = gateway.serve(listener, shutdown.begun());
+    wharf_http::raise_file_limit();
+    let serving = gateway.serve(listener, shutdown.clone().begun());
     tokio::pin!(serving);
     tokio::select! {
-        ready = ready => {
-            ready.map_err(|reason| anyhow::anyhow!("the engine did not start: {reason}"))?;
-        }
+        ready = ready => match ready {
+            Ok(()) => {}
+            // It did not start because it was told to end while the model was being loaded.
+            Err(_) if shutdown.has_begun() => return serving.await.context("the gateway failed"),
+            Err(reason) => anyhow::bail!("the engine did not start: {reason}"),
+        },
         ended = &mut serving => return ended.context("the gateway failed"),
     }
     let model = args.engine.served_model_name.first().unwrap_or(&args.model);

@@ -1,6 +1,6 @@
 //! `wharf chat` and `wharf bench` against a simulated engine.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 use crate::program::{Wharf, output};
@@ -46,6 +46,31 @@ fn a_pipe_is_a_question() {
     let piped = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     let (_, typed, _) = output(Wharf::command().args(["chat", "--base-url", &server.url, "Hello"]));
     assert_eq!(piped, typed);
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_the_chat_quietly() {
+    let config = MockConfig { decode_rate: 500.0, reply_tokens: 1000, ..MockConfig::default() };
+    let server = server(config);
+    let mut command = Wharf::command();
+    command.args(["chat", "--base-url", &server.url, "Go on and on"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap(); // and closes it
+    let ended = child.wait_with_output().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success() && !err.contains("panicked"), "{err}");
+}
+
+#[test]
+fn ctrl_c_before_the_prompt_is_there_ends_the_chat() {
+    let server = server(MockConfig::default());
+    let mut command = Wharf::command();
+    command.args(["chat", "--base-url", &server.url, "--model", "mock", "-"]);
+    let mut chat = Wharf::start(command.stdin(Stdio::piped()));
+    std::thread::sleep(std::time::Duration::from_millis(500)); // standard input stays open
+    chat.signal("INT");
+    assert!(!chat.wait().success());
 }
 
 #[test]

@@ -184,6 +184,30 @@ fn serve_prints_a_curl_line_that_works_and_keeps_its_id() {
 }
 
 #[test]
+fn a_signal_while_the_model_is_loaded_is_an_orderly_end() {
+    for signal in ["INT", "TERM"] {
+        let state = tempfile::tempdir().unwrap();
+        let mut wharf = Wharf::start(&mut serve(state.path()));
+        let began = Instant::now();
+        let child = loop {
+            if let Some(child) = child_of(wharf.pid()) {
+                break child;
+            }
+            assert!(began.elapsed() < PATIENCE, "no engine: {}", wharf.err());
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        // The tiny model loads too fast: its engine is held until the signal is there.
+        signal_process(child, "STOP");
+        wharf.signal(signal);
+        std::thread::sleep(Duration::from_millis(200));
+        // It may have been killed by now.
+        let _ = output(Command::new("kill").args(["-CONT", &child.to_string()]));
+        assert!(wharf.wait().success(), "{}", wharf.err());
+        assert!(!wharf.err().contains("did not start"), "{}", wharf.err());
+    }
+}
+
+#[test]
 fn a_killed_engine_is_started_again() {
     let state = tempfile::tempdir().unwrap();
     let mut wharf = Wharf::start(&mut serve(state.path()));

@@ -73,6 +73,13 @@ pub(super) async fn closed_loop(
     Run::gather(outcomes.into_iter().flatten().collect(), began)
 }
 
+/// Seconds as a time that the clock can be set to, however small a rate they come from.
+fn arrival_after(seconds: f64) -> Duration {
+    // Longer than any run lasts.
+    const FAR: Duration = Duration::from_secs(100 * 365 * 86_400);
+    Duration::try_from_secs_f64(seconds).map_or(FAR, |wait| wait.min(FAR))
+}
+
 /// Arrivals at random, `rate` per second, whatever has become of those before.
 pub(super) async fn open_loop(
     client: &Client,
@@ -85,7 +92,7 @@ pub(super) async fn open_loop(
     let mut random = Random::new(seed, ARRIVALS);
     let mut at = 0.0;
     let requests = bodies.iter().map(|body| {
-        let arrival = Duration::from_secs_f64(at);
+        let arrival = arrival_after(at);
         at += random.exponential(rate);
         async move {
             tokio::time::sleep_until((began + arrival).into()).await;
@@ -131,4 +138,17 @@ async fn send(client: &Client, body: &Value) -> Result<Sample, RequestError> {
         output_tokens: usage.map_or(pieces, |u| u.completion_tokens),
         has_usage: usage.is_some(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tiny_rate_is_a_long_wait_and_no_panic() {
+        assert_eq!(arrival_after(1.5), Duration::from_millis(1500));
+        for seconds in [1e30, f64::INFINITY] {
+            let _ = Instant::now() + arrival_after(seconds);
+        }
+    }
 }

@@ -51,6 +51,7 @@ pub(crate) async fn run(args: &EngineArgs) -> Result<()> {
         () = shutdown.clone().begun() => return Ok(()),
     };
     let config = server_config(&args.engine);
+    wharf_http::raise_file_limit();
     wharf_server::serve(listener, served, config, shutdown.begun())
         .await
         .context("the server failed")
