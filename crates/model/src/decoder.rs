@@ -8,7 +8,7 @@
 use wharf_kernels::{
     attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention},
     isa::Isa,
-    matmul::{PackedMatrix, matmul},
+    matmul::{PackedMatrix, matmul, matmul_all},
     norm,
     quant::{Format, dequantize},
     team::Team,
@@ -130,15 +130,28 @@ struct Step<'a> {
 impl Linear {
     /// `out[rows, out]` = `x[rows, in]` through the layer.
     fn forward(&self, compute: Compute<'_>, x: &[f32], rows: usize, out: &mut [f32]) {
-        matmul(compute.isa, compute.team, x, rows, &self.weight, out);
-        if let Some(bias) = &self.bias {
-            rows::add_bias(compute, out, bias);
-        }
+        forward_all(compute, x, rows, [(self, out)]);
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| bias.len() * size_of::<f32>())
+    }
+}
+
+/// `out[rows, out]` = `x[rows, in]` through each layer, side by side.
+fn forward_all<const N: usize>(
+    compute: Compute<'_>,
+    x: &[f32],
+    rows: usize,
+    mut layers: [(&Linear, &mut [f32]); N],
+) {
+    let outputs = layers.each_mut().map(|(layer, out)| (&layer.weight, &mut **out));
+    matmul_all(compute.isa, compute.team, x, rows, outputs);
+    for (layer, out) in layers {
+        if let Some(bias) = &layer.bias {
+            rows::add_bias(compute, out, bias);
+        }
     }
 }
 
@@ -225,9 +238,9 @@ impl Decoder {
         let attended = sized(&mut scratch.attended, query.len());
 
         rows::rms_norm(compute, hidden, &layer.attention_norm, self.rms_norm_eps, normed);
-        layer.query.forward(compute, normed, rows, query);
-        layer.key.forward(compute, normed, rows, key);
-        layer.value.forward(compute, normed, rows, value);
+        let projections =
+            [(&layer.query, &mut *query), (&layer.key, &mut *key), (&layer.value, &mut *value)];
+        forward_all(compute, normed, rows, projections);
         if let Some((query_norm, key_norm)) = &layer.query_key_norms {
             rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
@@ -266,8 +279,7 @@ impl Decoder {
         let up = sized(&mut scratch.up, rows * layer.up.weight.rows());
 
         rows::rms_norm(compute, hidden, &layer.feed_forward_norm, self.rms_norm_eps, normed);
-        layer.gate.forward(compute, normed, rows, gate);
-        layer.up.forward(compute, normed, rows, up);
+        forward_all(compute, normed, rows, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
         rows::silu_mul(compute, layer.gate.weight.rows(), gate, up);
         layer.down.forward(compute, gate, rows, normed);
         rows::add(compute, self.hidden_size, hidden, normed);

@@ -42,19 +42,38 @@ fn at_once(isa: Isa, rows: usize) -> usize {
 /// Tasks per thread: enough that a thread that is late can be helped out.
 const TASKS_PER_THREAD: usize = 8;
 
-pub(super) fn run<P: Panels>(call: &Call<'_>, panels: &P) {
-    let passes = call.m.div_ceil(pass_rows(call.isa));
-    let at_once = at_once(call.isa, call.m.div_ceil(passes));
-    let sets = call.w.panels().div_ceil(at_once);
-    let per_task = (sets / (call.team.threads() * TASKS_PER_THREAD)).max(1);
-    call.team.run(sets.div_ceil(per_task), &|task, _| {
-        for set in task * per_task..sets.min((task + 1) * per_task) {
-            for pass in 0..passes {
-                let (first, end) = (pass * call.m / passes, (pass + 1) * call.m / passes);
-                run_pass(call, panels, first, end - first, at_once, set);
-            }
+/// How a call is cut into tasks.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    passes: usize,
+    at_once: usize,
+    /// Sets of `at_once` panels.
+    sets: usize,
+    per_task: usize,
+}
+
+impl Cut {
+    pub(super) fn of(call: &Call<'_>) -> Self {
+        let passes = call.m.div_ceil(pass_rows(call.isa));
+        let at_once = at_once(call.isa, call.m.div_ceil(passes));
+        let sets = call.w.panels().div_ceil(at_once);
+        let per_task = (sets / (call.team.threads() * TASKS_PER_THREAD)).max(1);
+        Self { passes, at_once, sets, per_task }
+    }
+
+    pub(super) fn tasks(&self) -> usize {
+        self.sets.div_ceil(self.per_task)
+    }
+}
+
+/// Runs one of the cut's tasks.
+pub(super) fn run<P: Panels>(call: &Call<'_>, panels: &P, cut: Cut, task: usize) {
+    for set in task * cut.per_task..cut.sets.min((task + 1) * cut.per_task) {
+        for pass in 0..cut.passes {
+            let (first, end) = (pass * call.m / cut.passes, (pass + 1) * call.m / cut.passes);
+            run_pass(call, panels, first, end - first, cut.at_once, set);
         }
-    });
+    }
 }
 
 /// `rows` rows from `first` times the panels of `set`. The arms are the pairs that `pass_rows` and

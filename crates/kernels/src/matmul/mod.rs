@@ -115,22 +115,44 @@ impl PackedMatrix {
 /// # Panics
 /// When the slices' lengths disagree with the shapes.
 pub fn matmul(isa: Isa, team: &Team, x: &[f32], m: usize, w: &PackedMatrix, y: &mut [f32]) {
-    assert_eq!(Some(x.len()), m.checked_mul(w.cols), "x is not [{m}, {}]", w.cols);
-    assert_eq!(Some(y.len()), m.checked_mul(w.rows), "y is not [{m}, {}]", w.rows);
-    if y.is_empty() {
+    matmul_all(isa, team, x, m, [(w, y)]);
+}
+
+/// [`matmul`] of one `x` and several matrices, `(w, y)` each. Of few rows it is one parallel region
+/// instead of one per matrix: beside a small matrix, starting a region is not nothing.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_all<const N: usize>(
+    isa: Isa,
+    team: &Team,
+    x: &[f32],
+    m: usize,
+    outputs: [(&PackedMatrix, &mut [f32]); N],
+) {
+    let calls = outputs.map(|(w, y)| {
+        assert_eq!(Some(x.len()), m.checked_mul(w.cols), "x is not [{m}, {}]", w.cols);
+        assert_eq!(Some(y.len()), m.checked_mul(w.rows), "y is not [{m}, {}]", w.rows);
+        if w.cols == 0 {
+            y.fill(0.0);
+        }
+        Call { isa, team, x, m, w, y: SharedSlice::new(y) }
+    });
+    if x.is_empty() {
         return;
     }
-    if w.cols == 0 {
-        return y.fill(0.0);
+    if m > few_rows::most(isa) {
+        return calls.iter().for_each(Call::run_many);
     }
-    let call = Call { isa, team, x, m, w, y: SharedSlice::new(y) };
-    match &w.weights {
-        Weights::F32(panels) => call.run(panels),
-        Weights::F16(panels) => call.run(panels),
-        Weights::Bf16(panels) => call.run(panels),
-        Weights::Int4(panels) => call.run(panels),
-        Weights::Int8(panels) => call.run(panels),
-    }
+    let cuts = calls.each_ref().map(few_rows::Cut::of);
+    team.run(cuts.iter().map(few_rows::Cut::tasks).sum(), &|mut task, _| {
+        for (call, cut) in calls.iter().zip(cuts) {
+            if task < cut.tasks() {
+                return call.run_few(cut, task);
+            }
+            task -= cut.tasks();
+        }
+    });
 }
 
 /// The operands of one call. `y` is written by tasks that each own some columns of some rows.
@@ -144,11 +166,26 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn run(&self, panels: &impl panel::Panels) {
-        if self.m <= few_rows::most(self.isa) {
-            few_rows::run(self, panels);
-        } else {
-            many_rows::run(self, panels);
+    fn run_few(&self, cut: few_rows::Cut, task: usize) {
+        match &self.w.weights {
+            Weights::F32(panels) => few_rows::run(self, panels, cut, task),
+            Weights::F16(panels) => few_rows::run(self, panels, cut, task),
+            Weights::Bf16(panels) => few_rows::run(self, panels, cut, task),
+            Weights::Int4(panels) => few_rows::run(self, panels, cut, task),
+            Weights::Int8(panels) => few_rows::run(self, panels, cut, task),
+        }
+    }
+
+    fn run_many(&self) {
+        if self.w.rows == 0 {
+            return;
+        }
+        match &self.w.weights {
+            Weights::F32(panels) => many_rows::run(self, panels),
+            Weights::F16(panels) => many_rows::run(self, panels),
+            Weights::Bf16(panels) => many_rows::run(self, panels),
+            Weights::Int4(panels) => many_rows::run(self, panels),
+            Weights::Int8(panels) => many_rows::run(self, panels),
         }
     }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
-use super::{PackError, PackedMatrix, matmul, reference};
+use super::{PackError, PackedMatrix, matmul, matmul_all, reference};
 use crate::{isa::Isa, quant::Format, team::Team};
 
 /// A stream of bits that looks random enough (Steele et al. 2014, SplitMix64).
@@ -199,4 +199,26 @@ fn a_wrong_x_is_refused() {
     let team = team(1);
     let w = PackedMatrix::pack(&team, Format::F32, 1, 4, &[0; 16], &|r| r).unwrap();
     matmul(Isa::detect(), &team, &[0.0; 7], 2, &w, &mut [0.0; 2]);
+}
+
+/// Of few rows one region computes all; of many one after the other; no bit may tell.
+#[test]
+fn matrices_side_by_side_are_each_as_alone() {
+    let (cols, mut bits, team) = (64, Bits(3), team(3));
+    let shapes = [(Format::Q4_1, 40), (Format::F16, 7), (Format::Q8_0, 333)];
+    let [a, b, c] = shapes.map(|(format, rows)| {
+        let src = source(format, rows * cols, &mut bits);
+        PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap()
+    });
+    for isa in Isa::available() {
+        for m in [0, 1, 5, 24, 25, 60] {
+            let x = bits.numbers(m * cols);
+            let [mut one, mut two, mut three] = [&a, &b, &c].map(|w| vec![f32::NAN; m * w.rows()]);
+            matmul_all(isa, &team, &x, m, [(&a, &mut one), (&b, &mut two), (&c, &mut three)]);
+            for (w, y) in [(&a, one), (&b, two), (&c, three)] {
+                let y: Vec<u32> = y.into_iter().map(f32::to_bits).collect();
+                assert_eq!(y, multiply(isa, &team, &x, m, w), "{m} rows");
+            }
+        }
+    }
 }
