@@ -146,8 +146,8 @@ pub(crate) struct EngineOptions {
     pub(crate) max_num_batched_tokens: NonZeroUsize,
     /// Most requests that wait; one more is answered 429 at once.
     #[arg(long, value_name = "N", default_value = "256")]
-    pub(crate) max_num_queued_reqs: usize,
-    /// How keys and values are kept. f16 halves their memory; auto is f32, the exact one.
+    pub(crate) max_num_queued_reqs: NonZeroUsize,
+    /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
     /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
@@ -198,7 +198,7 @@ pub(crate) enum IsaName {
 /// How keys and values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KvCacheDtype {
-    /// f32.
+    /// f16.
     Auto,
     /// 4 bytes a number: exact.
     F32,
