@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::ChatArgs;
 use crate::openai::{Client, RequestError, StreamEvent};
@@ -43,9 +43,12 @@ pub(crate) async fn run(args: &ChatArgs) -> Result<()> {
     if let Some(system) = &args.system {
         messages.push(json!({"role": "system", "content": system}));
     }
-    let prompt = one_shot_prompt(args)?;
-    // Not before: until the prompt is there, Ctrl-C simply ends the program.
+    // From here on Ctrl-C is ours, also where we were started with it ignored (in a script's `&`).
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let prompt = tokio::select! {
+        prompt = one_shot_prompt(args) => prompt?,
+        _ = interrupt.recv() => anyhow::bail!("stopped"),
+    };
     if let Some(prompt) = prompt {
         messages.push(json!({"role": "user", "content": prompt}));
         match answer(&client, &request(args, &model, &messages), &mut interrupt).await? {
@@ -103,7 +106,7 @@ async fn converse(
 }
 
 /// The prompt of a conversation of one turn, if it is one.
-fn one_shot_prompt(args: &ChatArgs) -> Result<Option<String>> {
+async fn one_shot_prompt(args: &ChatArgs) -> Result<Option<String>> {
     let piped = match args.prompt.as_deref() {
         Some("-") => true,
         Some(prompt) => return Ok(Some(prompt.to_owned())),
@@ -112,11 +115,16 @@ fn one_shot_prompt(args: &ChatArgs) -> Result<Option<String>> {
     if !piped {
         return Ok(None);
     }
-    let mut text = String::new();
-    std::io::stdin()
-        .take(MAX_PIPED)
-        .read_to_string(&mut text)
-        .context("cannot read the prompt from standard input")?;
+    // On a thread of its own: such a read cannot be cancelled, but left behind.
+    let (send, receive) = oneshot::channel();
+    let read = move || {
+        let mut text = String::new();
+        let read = std::io::stdin().take(MAX_PIPED).read_to_string(&mut text);
+        // Nobody listens after Ctrl-C.
+        let _ = send.send(read.map(|_| text));
+    };
+    std::thread::Builder::new().name("stdin".into()).spawn(read)?;
+    let text = receive.await?.context("cannot read the prompt from standard input")?;
     anyhow::ensure!(!text.trim().is_empty(), "standard input holds no prompt");
     Ok(Some(text.trim_end().to_owned()))
 }
