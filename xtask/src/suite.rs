@@ -149,6 +149,8 @@ fn pull_model() -> Result<Tally> {
 fn python_clients() -> Result<Tally> {
     let dir = tools::root().join("tests/clients/python");
     let python = tools::python_venv("clients", &dir.join("requirements.txt"))?;
+    // The README's Node examples run here too.
+    tools::node_modules(&tools::root().join("tests/clients/node"))?;
     let mut command = Command::new(python);
     command.args(["-m", "pytest", "-p", "no:cacheprovider", "-q"]).current_dir(dir);
     let (lines, succeeded) = tools::run_keeping_output(with_server(&mut command)?)?;

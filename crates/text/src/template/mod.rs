@@ -3,10 +3,10 @@
 //! A model's template is a Jinja program that comes with its weights. It is run by
 //! minijinja, made to behave as transformers' `apply_chat_template` does, byte for byte
 //! where the reference cases say so: its extra functions and filters, Python's way of
-//! printing values ([`python`]), and what it does to the messages beforehand
-//! ([`messages`]).
+//! printing values (`python`), and what it does to the messages beforehand
+//! (`messages`).
 //!
-//! A template is untrusted, as all of a model's files are. [`limits`] bounds the
+//! A template is untrusted, as all of a model's files are. `limits` bounds the
 //! instructions, time, memory and depth of a rendering, and nothing a template does can
 //! reach a file or another template.
 
