@@ -11,7 +11,8 @@ pub(super) fn rewrite(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Behind the mark: in `{%}` the percent sign can't open and close the tag at once.
+        let Some(end) = tag[2..].find("%}").map(|end| end + 2) else {
             rest = tag;
             break;
         };
@@ -49,5 +50,12 @@ mod tests {
         );
         assert_eq!(rewrite("{{ '{%' }}{%generation%}{%"), "{{ '{%' }}{%with%}{%");
         assert_eq!(rewrite("é{% unclosed"), "é{% unclosed");
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn a_mark_that_shares_its_percent_sign_is_no_tag() {
+        assert_eq!(rewrite("{%}"), "{%}");
+        assert_eq!(rewrite("{%}{%generation%}"), "{%}{%with%}");
     }
 }
