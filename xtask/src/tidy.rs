@@ -17,17 +17,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wharf-api", &[]),
     ("wharf-http", &[]),
     ("wharf-kernels", &[]),
+    ("wharf-grammar", &[]),
     ("wharf-hub", &[]),
     ("wharf-model", &["wharf-kernels"]),
-    ("wharf-text", &["wharf-api"]),
-    ("wharf-engine", &["wharf-model"]),
-    ("wharf-server", &["wharf-api", "wharf-http", "wharf-text", "wharf-engine"]),
+    ("wharf-text", &["wharf-api", "wharf-grammar"]),
+    ("wharf-engine", &["wharf-model", "wharf-grammar"]),
+    ("wharf-server", &["wharf-api", "wharf-http", "wharf-grammar", "wharf-text", "wharf-engine"]),
     ("wharf-gateway", &["wharf-api", "wharf-http"]),
     ("wharf-mock-engine", &["wharf-api"]),
     (
         "wharf",
         &[
             "wharf-api",
+            "wharf-grammar",
             "wharf-http",
             "wharf-model",
             "wharf-text",
@@ -37,7 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wharf-gateway",
         ],
     ),
-    ("wharf-fuzz", &["wharf-api", "wharf-model", "wharf-text"]),
+    ("wharf-fuzz", &["wharf-api", "wharf-grammar", "wharf-model", "wharf-text"]),
     ("xtask", &[]),
 ];
 

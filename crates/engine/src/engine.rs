@@ -343,7 +343,7 @@ impl Core {
         self.stats.generation_tokens += 1;
         let finish = sequence.push(id, &self.config);
         if matches!(finish, None | Some(FinishReason::Length)) {
-            self.outbox.push(sequence.sink.letter(Event::Token { id, logprob }));
+            self.outbox.push(sequence.sink.letter(Event::Token { id, logprob, complete: true }));
         }
         finish.map(Event::Finished)
     }

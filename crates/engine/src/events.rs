@@ -26,6 +26,9 @@ pub enum Event {
         id: u32,
         /// Its log-probability, where the request asks for it.
         logprob: Option<TokenLogprob>,
+        /// The answer up to and with this token satisfies the request's constraint, so that it
+        /// could end here. Always true without a constraint.
+        complete: bool,
     },
     /// The last event of a choice that ended well. For [`FinishReason::Eos`] and
     /// [`FinishReason::StopToken`] one more token was generated than `Token`s were sent; who counts
@@ -63,6 +66,8 @@ pub enum FinishReason {
     Eos(u32),
     /// One of `stop_token_ids`; it was not sent as a `Token`.
     StopToken(u32),
+    /// The constraint is satisfied and allows nothing more. Nothing was generated to say so.
+    Complete,
     /// `max_tokens` or the longest sequence reached.
     Length,
 }

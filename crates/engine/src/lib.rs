@@ -37,4 +37,5 @@ pub use params::SamplingParams;
 pub use request::{GenerateRequest, SubmitError};
 pub use runner::Runner;
 pub use stats::EngineStats;
+pub use wharf_grammar as grammar;
 pub use wharf_model as model;

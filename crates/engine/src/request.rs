@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wharf_grammar::Constraint;
 use wharf_model::BLOCK_TOKENS;
 
 use crate::{EngineConfig, SamplingParams};
@@ -19,6 +20,8 @@ pub struct GenerateRequest {
     pub cache_salt: Option<Arc<str>>,
     /// Lower runs first; equal ones run in order of arrival.
     pub priority: i64,
+    /// What the answer must look like. Each choice follows it from its beginning.
+    pub constraint: Option<Constraint>,
 }
 
 /// Why a request was not taken. Only [`SubmitError::QueueFull`] may go away by itself.

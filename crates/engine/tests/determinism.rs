@@ -34,7 +34,7 @@ fn collect(mut receiver: Receiver) -> Outcome<Answer> {
     loop {
         match receiver.blocking_recv().ok_or("no last event")? {
             Event::Started { .. } => {}
-            Event::Token { id, logprob } => {
+            Event::Token { id, logprob, .. } => {
                 tokens.push(id);
                 let logprob = logprob.ok_or("no log-probabilities")?;
                 let all = logprob.top.iter().map(|top| top.1).chain([logprob.logprob]);
@@ -93,6 +93,7 @@ fn requests(vocab_size: usize, longest: usize) -> Vec<GenerateRequest> {
         prompt,
         cache_salt: None,
         priority: 0,
+        constraint: None,
     };
     let shared = ids(longest / 3, 1);
     let with = |own: usize| [&shared[..], &ids(own, own)].concat();

@@ -134,7 +134,7 @@ impl Choice {
     pub(crate) fn push(&mut self, event: Event) -> Result<Update, Failure> {
         match event {
             Event::Started { .. } => Ok(Update::default()),
-            Event::Token { id, logprob } => Ok(self.push_token(id, logprob)),
+            Event::Token { id, logprob, .. } => Ok(self.push_token(id, logprob)),
             Event::Finished(EngineFinish::Eos(id)) => {
                 self.generated += 1;
                 Ok(self.end(Some(id), FinishReason::Stop, None))
@@ -154,6 +154,7 @@ impl Choice {
                 update.append(end);
                 Ok(update)
             }
+            Event::Finished(EngineFinish::Complete) => Ok(self.end(None, FinishReason::Stop, None)),
             Event::Finished(EngineFinish::Length) => Ok(self.end(None, FinishReason::Length, None)),
             Event::Failed(failure) => Err(failure),
         }
@@ -321,7 +322,7 @@ mod tests {
         let mut choice = Choice::new(Bytes::shared(), Arc::new(options));
         let mut updates = Vec::new();
         let logprob = || Some(TokenLogprob { logprob: -1.0, top: Vec::new() });
-        let events = ids.iter().map(|&id| Event::Token { id, logprob: logprob() });
+        let events = ids.iter().map(|&id| Event::Token { id, logprob: logprob(), complete: true });
         for event in events.chain([Event::Finished(EngineFinish::Length)]) {
             let update = choice.push(event).expect("no failure");
             let ended = update.finish.is_some();

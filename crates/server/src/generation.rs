@@ -65,6 +65,7 @@ impl Generation {
                 cache_salt: job.cache_salt.clone(),
                 // Else anybody could overtake everybody: `refuse` takes no other.
                 priority: 0,
+                constraint: None,
             };
             let receivers = state.engine.submit(request)?;
             generation.prompt_tokens += tokens as u64;

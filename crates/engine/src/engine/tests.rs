@@ -55,7 +55,14 @@ fn prompt(kind: u32, len: u32) -> Vec<u32> {
 }
 
 fn request(prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
-    GenerateRequest { prompt, n: 1, params: params(max_tokens), cache_salt: None, priority: 0 }
+    GenerateRequest {
+        prompt,
+        n: 1,
+        params: params(max_tokens),
+        cache_salt: None,
+        priority: 0,
+        constraint: None,
+    }
 }
 
 /// An engine without its thread.
@@ -152,7 +159,7 @@ impl Answer {
                 assert!(self.tokens.is_empty());
                 self.cached_tokens = Some(cached_tokens);
             }
-            Event::Token { id, logprob } => {
+            Event::Token { id, logprob, .. } => {
                 assert!(self.cached_tokens.is_some(), "a token before Started");
                 self.tokens.push(id);
                 self.logprobs.extend(logprob);

@@ -32,7 +32,7 @@ prop_compose! {
             temperature, seed: Some(seed), logprobs, repetition_penalty, ignore_eos, top_k,
             ..params(max_tokens)
         };
-        GenerateRequest { prompt: tokens, n, params, cache_salt: salt.map(Into::into), priority }
+        GenerateRequest { prompt: tokens, n, params, cache_salt: salt.map(Into::into), priority, constraint: None }
     }
 }
 

@@ -1,0 +1,63 @@
+//! Tool calls: how each family of models writes them.
+//!
+//! One file per format. A format knows two things: how to read calls out of a text as it comes
+//! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
+//! that an ill-formed one cannot be generated.
+
+use serde_json::Value;
+use wharf_grammar::{Grammar, Trigger};
+
+use crate::output::OutputParser;
+
+/// A function that may be called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolSpec {
+    /// Its name.
+    pub name: String,
+    /// The JSON schema of its arguments; an object.
+    pub parameters: Value,
+}
+
+/// How a family of models writes tool calls.
+pub trait ToolFormat: Send + Sync {
+    /// As `--tool-call-parser` has it: vLLM's name.
+    fn name(&self) -> &'static str;
+
+    /// Texts that mark calls. Where the vocabulary has one of them as a special token, it has to be
+    /// shown to the parser.
+    fn markers(&self) -> &'static [&'static str];
+
+    /// A parser for one answer. `tools`: formats without types in their text look up the types of
+    /// arguments there; names that are not there are passed on as they are.
+    fn parser(&self, tools: &[ToolSpec]) -> Box<dyn OutputParser>;
+
+    /// What calls of these tools look like.
+    fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> CallGrammar;
+}
+
+/// What the calls of an answer look like, in two forms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallGrammar {
+    /// An answer that has to call: one call, or with `parallel` one or more.
+    pub required: Grammar,
+    /// Where free text turns into calls: for an answer that may call. With each trigger comes all
+    /// that belongs to it, for formats that wrap several calls in one section too.
+    pub triggers: Vec<Trigger>,
+    /// How many times triggers may fire; `None`: any number.
+    pub max_triggers: Option<usize>,
+}
+
+/// All formats, by name.
+pub fn formats() -> &'static [&'static dyn ToolFormat] {
+    &[]
+}
+
+/// The format of this name, or of one of its other names.
+pub fn by_name(name: &str) -> Option<&'static dyn ToolFormat> {
+    formats().iter().copied().find(|format| format.name() == name)
+}
+
+/// The format that a chat template writes calls in, as far as that can be seen in it.
+pub fn detect(_template: &str) -> Option<&'static dyn ToolFormat> {
+    None
+}
