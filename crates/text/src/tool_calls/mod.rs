@@ -5,7 +5,7 @@
 //! that an ill-formed one cannot be generated.
 
 use serde_json::Value;
-use wharf_grammar::{Grammar, Trigger};
+use wharf_grammar::{Grammar, GrammarError, Trigger};
 
 use crate::output::OutputParser;
 
@@ -32,7 +32,12 @@ pub trait ToolFormat: Send + Sync {
     fn parser(&self, tools: &[ToolSpec]) -> Box<dyn OutputParser>;
 
     /// What calls of these tools look like.
-    fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> CallGrammar;
+    ///
+    /// # Errors
+    /// Where the format cannot say what a schema asks for: not every format writes arguments as
+    /// JSON. The error's path is one into the tool's `parameters`, after the tool's name
+    /// (`get_weather.properties.city.minLength`).
+    fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError>;
 }
 
 /// What the calls of an answer look like, in two forms.
