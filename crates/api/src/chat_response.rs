@@ -4,7 +4,7 @@
 //! each choice, the usage where asked for, `[DONE]`.
 use crate::chat::Role;
 use crate::logprobs::ChatLogprobs;
-use crate::tools::ToolCall;
+use crate::tools::{FunctionCall, ToolCall};
 use crate::usage::Usage;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,9 @@ pub struct ChatResponseMessage {
     /// The calls, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCall>>,
+    /// Deprecated form of `tool_calls`, where the request asks by `functions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionCall>,
 }
 
 /// Why a choice ended.
@@ -157,6 +160,9 @@ pub struct ChatDelta {
     /// Parts of tool calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<ToolCallDelta>>,
+    /// Deprecated form of `tool_calls`: the name once, the arguments in pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionDelta>,
 }
 
 /// A part of a tool call: id, type and name come once, the arguments in pieces.

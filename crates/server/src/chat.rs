@@ -1,22 +1,17 @@
 //! `POST /v1/chat/completions`.
-use crate::answer::{self, FINGERPRINT, Format, Head, Plan};
-use crate::choice::{Finish, LogprobEntry, Update};
+use crate::answer::{self, Head, Plan};
+use crate::chat_format::{ChatFormat, ChoiceState};
 use crate::error::ApiError;
 use crate::generation::Job;
-use crate::logprobs::TokenNames;
 use crate::prompt::{self, Rendering};
 use crate::request_id::RequestId;
-use crate::sse::Frames;
 use crate::state::AppState;
 use crate::{body, refuse, routes, validate};
 use axum::extract::{Extension, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use std::sync::Arc;
 use std::time::Instant;
-use wharf_api::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatCompletionRequest, ChatDelta,
-    ChatResponseMessage, FinishReason, Integer, Role, Usage,
-};
+use wharf_api::{ChatCompletionRequest, Integer};
 
 /// The handler.
 pub(crate) async fn complete(
@@ -74,11 +69,12 @@ fn prepare(
     let format = ChatFormat {
         state: Arc::clone(state),
         head,
-        n,
+        calls: options.parts.calls,
         logprobs: logprobs.is_some(),
         tokens_as_ids: fields.return_tokens_as_token_ids == Some(true),
+        return_token_ids,
         prompt_token_ids: return_token_ids.then(|| ids.clone()),
-        unsent_token_ids: return_token_ids.then(|| vec![Vec::new(); n]),
+        choices: vec![ChoiceState::default(); n],
     };
     let job = Job { prompts: vec![ids], params: vec![params], n, options, cache_salt };
     Ok(Plan { job, format, streaming })
@@ -95,140 +91,4 @@ fn wanted_logprobs(request: &ChatCompletionRequest) -> Result<validate::Logprobs
         return Err(ApiError::field("top_logprobs", "it is only allowed with `logprobs`: true"));
     }
     Ok(None)
-}
-
-/// Chat completions and their chunks.
-struct ChatFormat {
-    state: Arc<AppState>,
-    head: Head,
-    n: usize,
-    logprobs: bool,
-    tokens_as_ids: bool,
-    /// Where the request wants ids; taken by the first chunk.
-    prompt_token_ids: Option<Vec<u32>>,
-    /// For each choice, where the request wants ids: those that no chunk has had.
-    unsent_token_ids: Option<Vec<Vec<u32>>>,
-}
-
-impl ChatFormat {
-    fn chunk(&self, choices: Vec<ChatChunkChoice>, usage: Option<&Usage>) -> ChatChunk {
-        ChatChunk {
-            id: self.head.id.clone(),
-            object: "chat.completion.chunk".to_owned(),
-            created: self.head.created,
-            model: self.head.model.clone(),
-            choices,
-            system_fingerprint: Some(FINGERPRINT.to_owned()),
-            usage: usage.cloned(),
-            prompt_token_ids: None,
-        }
-    }
-
-    fn names(&self) -> TokenNames<'_> {
-        TokenNames { tokenizer: self.state.tokenizer.as_ref(), as_ids: self.tokens_as_ids }
-    }
-
-    /// The chunk with text, log-probabilities and ids.
-    fn content(&mut self, index: usize, text: String, entries: &[LogprobEntry]) -> ChatChunkChoice {
-        let unsent = self.unsent_token_ids.as_mut().and_then(|all| all.get_mut(index));
-        ChatChunkChoice {
-            index,
-            delta: ChatDelta { content: Some(text), ..ChatDelta::default() },
-            token_ids: unsent.map(std::mem::take),
-            logprobs: self.logprobs.then(|| self.names().chat(entries)),
-            finish_reason: None,
-            stop_reason: None,
-        }
-    }
-}
-
-impl Format for ChatFormat {
-    fn open(&mut self, usage: Option<&Usage>, out: &mut Frames) {
-        for index in 0..self.n {
-            let choice = ChatChunkChoice {
-                index,
-                delta: ChatDelta {
-                    role: Some(Role::Assistant),
-                    content: Some(String::new()),
-                    ..ChatDelta::default()
-                },
-                logprobs: None,
-                finish_reason: None,
-                stop_reason: None,
-                token_ids: None,
-            };
-            let mut chunk = self.chunk(vec![choice], usage);
-            chunk.prompt_token_ids = self.prompt_token_ids.take();
-            out.push(&chunk);
-        }
-    }
-
-    fn update(&mut self, index: usize, update: Update, usage: Option<&Usage>, out: &mut Frames) {
-        let visible = !update.is_empty();
-        let Update { text, logprobs, token_ids, finish } = update;
-        let unsent = self.unsent_token_ids.as_mut().and_then(|all| all.get_mut(index));
-        let ids_left = unsent.is_some_and(|unsent| {
-            unsent.extend(token_ids);
-            !unsent.is_empty()
-        });
-        if !visible {
-            return;
-        }
-        if !text.is_empty() || !logprobs.is_empty() || (finish.is_some() && ids_left) {
-            let choice = self.content(index, text, &logprobs);
-            out.push(&self.chunk(vec![choice], usage));
-        }
-        if let Some(Finish { reason, stop }) = finish {
-            let choice = ChatChunkChoice {
-                index,
-                delta: ChatDelta::default(),
-                logprobs: None,
-                finish_reason: Some(reason),
-                stop_reason: stop,
-                token_ids: None,
-            };
-            out.push(&self.chunk(vec![choice], usage));
-        }
-    }
-
-    fn usage(&mut self, usage: Usage, out: &mut Frames) {
-        out.push(&self.chunk(Vec::new(), Some(&usage)));
-    }
-
-    fn whole(&mut self, choices: Vec<Update>, usage: Usage) -> Response {
-        let choice = |(index, update): (usize, Update)| {
-            let (finish_reason, stop_reason) = match update.finish {
-                Some(Finish { reason, stop }) => (reason, stop),
-                // Every choice has ended when this is called.
-                None => (FinishReason::Length, None),
-            };
-            ChatChoice {
-                index,
-                message: ChatResponseMessage {
-                    role: Role::Assistant,
-                    content: Some(update.text),
-                    refusal: None,
-                    reasoning: None,
-                    reasoning_content: None,
-                    tool_calls: None,
-                },
-                logprobs: self.logprobs.then(|| self.names().chat(&update.logprobs)),
-                finish_reason,
-                stop_reason,
-                token_ids: self.unsent_token_ids.is_some().then_some(update.token_ids),
-            }
-        };
-        let choices = choices.into_iter().enumerate().map(choice).collect();
-        axum::Json(ChatCompletion {
-            id: self.head.id.clone(),
-            object: "chat.completion".to_owned(),
-            created: self.head.created,
-            model: self.head.model.clone(),
-            choices,
-            usage,
-            system_fingerprint: Some(FINGERPRINT.to_owned()),
-            prompt_token_ids: self.prompt_token_ids.take(),
-        })
-        .into_response()
-    }
 }

@@ -1,15 +1,20 @@
-//! One choice's pipeline: engine events → detokeniser → stop strings → what the client may see.
+//! One choice's pipeline: engine events → detokeniser → stop strings → reasoning, content and tool
+//! calls → what the client may see.
 //!
 //! Plain and streaming answers both go through here, so they cannot differ: a plain answer is the
-//! updates added up. Text is held back in two places, unfinished characters in the detokeniser and
-//! possible beginnings of stop strings in the matcher; a token's log-probability comes with the
-//! update that completes its text, and where a stop string cuts a token, its bytes are cut too.
-//! So the `bytes` of all entries, joined, are the bytes of the content.
+//! updates added up. Text is held back in three places: unfinished characters in the detokeniser,
+//! possible beginnings of stop strings in the matcher, and those of markers in the parser. A token's
+//! log-probability comes with the update that completes its text, and where a stop string cuts a
+//! token, its bytes are cut too. So the `bytes` of all entries, joined, are the bytes of the text
+//! that the parser reads; of the content, where it is all content.
+use crate::completeness::{Completeness, StopRule};
+use crate::parts::Parts;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use wharf_api::{FinishReason, StopReason};
 use wharf_engine::{Event, Failure, FinishReason as EngineFinish, TokenLogprob};
-use wharf_text::detokenizer::Detokenizer;
+use wharf_text::detokenizer::{Detokenizer, token_text};
+use wharf_text::output::{OutputEvent, OutputParser};
 use wharf_text::stop::{StopMatcher, StopOutcome};
 use wharf_text::tokenizer::Tokenizer;
 
@@ -29,13 +34,17 @@ pub(crate) struct ChoiceOptions {
     pub(crate) logprobs: bool,
     /// Stop strings count only after this many tokens, as in vLLM.
     pub(crate) min_tokens: usize,
+    /// And only where this allows it.
+    pub(crate) stop_rule: StopRule,
+    /// What the text is made of.
+    pub(crate) parts: Parts,
 }
 
 /// What an event brings. Empty where everything it brings is held back.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Update {
-    /// Text to append; whole characters.
-    pub(crate) text: String,
+    /// What to append, in order; whole characters, and no two neighbours of the same kind.
+    pub(crate) parts: Vec<OutputEvent>,
     /// The tokens whose text is now complete. Empty where log-probabilities are not wanted.
     pub(crate) logprobs: Vec<LogprobEntry>,
     /// All ids that were generated since the last update, seen or not.
@@ -47,15 +56,37 @@ pub(crate) struct Update {
 impl Update {
     /// Nothing for a client to see.
     pub(crate) fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.logprobs.is_empty() && self.finish.is_none()
+        self.parts.is_empty() && self.logprobs.is_empty() && self.finish.is_none()
+    }
+
+    /// The content alone.
+    pub(crate) fn content(&self) -> String {
+        let mut content = String::new();
+        for part in &self.parts {
+            if let OutputEvent::Content(text) = part {
+                content.push_str(text);
+            }
+        }
+        content
     }
 
     /// Adds what came later.
     pub(crate) fn append(&mut self, later: Self) {
-        self.text.push_str(&later.text);
+        later.parts.into_iter().for_each(|part| append_part(&mut self.parts, part));
         self.logprobs.extend(later.logprobs);
         self.token_ids.extend(later.token_ids);
         self.finish = later.finish.or(self.finish.take());
+    }
+}
+
+/// Appends `part`, to the last one if it goes on with it.
+fn append_part(parts: &mut Vec<OutputEvent>, part: OutputEvent) {
+    use OutputEvent::{Arguments, Content, Reasoning};
+    match (parts.last_mut(), part) {
+        (Some(Reasoning(text)), Reasoning(more))
+        | (Some(Content(text)), Content(more))
+        | (Some(Arguments(text)), Arguments(more)) => text.push_str(&more),
+        (_, part) => parts.push(part),
     }
 }
 
@@ -93,8 +124,16 @@ pub(crate) struct Choice {
     options: Arc<ChoiceOptions>,
     detokenizer: Detokenizer,
     matcher: StopMatcher,
+    completeness: Completeness,
+    parser: Box<dyn OutputParser>,
+    /// Texts of the special tokens that only the parser may see.
+    unseen: Vec<String>,
+    /// Complete tool calls.
+    calls: usize,
     /// Tokens generated, the one that ended the choice included.
     generated: usize,
+    /// Those of them that were reasoning, its markers included.
+    reasoned: usize,
     /// Bytes of all tokens shown so far.
     raw: usize,
     /// Bytes of text that the detokeniser gave.
@@ -108,12 +147,21 @@ pub(crate) struct Choice {
 
 impl Choice {
     pub(crate) fn new(tokenizer: Arc<dyn Tokenizer>, options: Arc<ChoiceOptions>) -> Self {
+        let shown = options.parts.shown.iter().filter(|_| options.skip_special_tokens);
+        let unseen = shown.map(|&id| token_text(tokenizer.as_ref(), id)).collect();
+        let longest_stop = options.stops.iter().map(String::len).max().unwrap_or(0);
         Self {
-            detokenizer: Detokenizer::new(Arc::clone(&tokenizer), options.skip_special_tokens),
+            // What is hidden is not pushed.
+            detokenizer: Detokenizer::new(Arc::clone(&tokenizer), false),
             matcher: options.matcher.clone(),
+            completeness: Completeness::new(options.stop_rule, longest_stop),
+            parser: (options.parts.parser)(),
+            unseen,
+            calls: 0,
             tokenizer,
             options,
             generated: 0,
+            reasoned: 0,
             raw: 0,
             decoded: 0,
             sent: 0,
@@ -127,6 +175,11 @@ impl Choice {
         self.generated
     }
 
+    /// Those of them that were reasoning; `None` where the model is not known to reason.
+    pub(crate) fn reasoned(&self) -> Option<usize> {
+        self.options.parts.reasons.then_some(self.reasoned)
+    }
+
     /// What `event` brings.
     ///
     /// # Errors
@@ -134,7 +187,7 @@ impl Choice {
     pub(crate) fn push(&mut self, event: Event) -> Result<Update, Failure> {
         match event {
             Event::Started { .. } => Ok(Update::default()),
-            Event::Token { id, logprob, .. } => Ok(self.push_token(id, logprob)),
+            Event::Token { id, logprob, complete } => Ok(self.push_token(id, logprob, complete)),
             Event::Finished(EngineFinish::Eos(id)) => {
                 self.generated += 1;
                 Ok(self.end(Some(id), FinishReason::Stop, None))
@@ -143,7 +196,7 @@ impl Choice {
                 self.generated += 1;
                 let mut update = Update::default();
                 if self.options.include_stop {
-                    self.show(id, &mut update);
+                    self.show(id, true, &mut update);
                 }
                 if update.finish.is_some() {
                     // The token's own text completed a stop string.
@@ -160,30 +213,39 @@ impl Choice {
         }
     }
 
-    fn push_token(&mut self, id: u32, logprob: Option<TokenLogprob>) -> Update {
+    fn push_token(&mut self, id: u32, logprob: Option<TokenLogprob>, complete: bool) -> Update {
         self.generated += 1;
+        let before = self.parser.is_reasoning();
         let mut update = Update { token_ids: vec![id], ..Update::default() };
         if let Some(logprob) = logprob.filter(|_| self.options.logprobs) {
-            let hidden = self.options.skip_special_tokens && self.tokenizer.is_special(id);
+            let hidden = self.is_hidden(id);
             let bytes = if hidden { 0 } else { self.tokenizer.token_bytes(id).len() };
             let raw_end = self.raw + bytes;
             self.pending.push_back(Pending { id, hidden, logprob, raw_end, text_end: None });
         }
-        self.show(id, &mut update);
+        self.show(id, complete, &mut update);
+        self.reasoned += usize::from(before || self.parser.is_reasoning());
         if update.finish.is_none() {
             self.release_sent(&mut update.logprobs);
         }
         update
     }
 
+    /// Neither the client nor the parser sees the token.
+    fn is_hidden(&self, id: u32) -> bool {
+        let Parts { shown, .. } = &self.options.parts;
+        self.options.skip_special_tokens && self.tokenizer.is_special(id) && !shown.contains(&id)
+    }
+
     /// Turns a token into text and sends what may be sent.
-    fn show(&mut self, id: u32, update: &mut Update) {
-        if !(self.options.skip_special_tokens && self.tokenizer.is_special(id)) {
-            self.raw += self.tokenizer.token_bytes(id).len();
-        }
+    fn show(&mut self, id: u32, complete: bool, update: &mut Update) {
         let mut text = String::new();
-        self.detokenizer.push(id, &mut text);
+        if !self.is_hidden(id) {
+            self.raw += self.tokenizer.token_bytes(id).len();
+            self.detokenizer.push(id, &mut text);
+        }
         self.locate(text.len());
+        self.completeness.token(self.decoded, complete);
         self.send(&text, update);
     }
 
@@ -203,21 +265,63 @@ impl Choice {
         }
     }
 
-    /// Passes text through the matcher.
+    /// Passes text through the matcher and the parser.
     fn send(&mut self, text: &str, update: &mut Update) {
-        let before = update.text.len();
+        let mut sent = String::new();
         let outcome = if self.generated <= self.options.min_tokens {
-            update.text.push_str(text);
+            sent.push_str(text);
             StopOutcome::Continue
         } else {
-            self.matcher.push(text, &mut update.text)
+            let (known, end) = (&self.completeness, self.decoded);
+            self.matcher.push_where(text, &mut sent, |cut| known.may_end_at(end - cut))
         };
-        self.sent += update.text.len() - before;
+        self.parse(&sent, update);
         if let StopOutcome::Matched { index } = outcome {
             let stop = self.options.stops.get(index).cloned().map(StopReason::Text);
-            update.finish = Some(Finish { reason: FinishReason::Stop, stop });
             self.release_cut(&mut update.logprobs);
+            self.finish(FinishReason::Stop, stop, update);
         }
+    }
+
+    /// Passes text through the parser.
+    fn parse(&mut self, text: &str, update: &mut Update) {
+        self.sent += text.len();
+        let mut parts = Vec::new();
+        self.parser.push(text, &mut parts);
+        self.take_parts(parts, update);
+    }
+
+    fn take_parts(&mut self, parts: Vec<OutputEvent>, update: &mut Update) {
+        for mut part in parts {
+            match &mut part {
+                OutputEvent::Reasoning(_) if !self.options.parts.include_reasoning => continue,
+                OutputEvent::Reasoning(text) | OutputEvent::Content(text) => {
+                    for unseen in self.unseen.iter().filter(|unseen| !unseen.is_empty()) {
+                        if text.contains(unseen.as_str()) {
+                            *text = text.replace(unseen.as_str(), "");
+                        }
+                    }
+                    if text.is_empty() {
+                        continue;
+                    }
+                }
+                OutputEvent::CallEnd => self.calls += 1,
+                OutputEvent::CallStart { .. } | OutputEvent::Arguments(_) => {}
+            }
+            append_part(&mut update.parts, part);
+        }
+    }
+
+    /// Ends the choice: what the parser still held back, and why it ended.
+    fn finish(&mut self, reason: FinishReason, stop: Option<StopReason>, update: &mut Update) {
+        let mut parts = Vec::new();
+        self.parser.finish(&mut parts);
+        self.take_parts(parts, update);
+        let reason = match reason {
+            FinishReason::Stop if self.calls > 0 => self.options.parts.calls.finish_reason(),
+            reason => reason,
+        };
+        update.finish = Some(Finish { reason, stop });
     }
 
     /// Hands out the tokens whose text is completely sent.
@@ -257,13 +361,16 @@ impl Choice {
         let mut text = String::new();
         self.detokenizer.finish(&mut text);
         self.locate(text.len());
+        self.completeness.token(self.decoded, reason == FinishReason::Stop);
         self.send(&text, &mut update);
         if update.finish.is_none() {
-            self.matcher.finish(&mut update.text);
+            let mut rest = String::new();
+            self.matcher.finish(&mut rest);
+            self.parse(&rest, &mut update);
             while let Some(token) = self.pending.pop_front() {
                 update.logprobs.push(self.entry(token, usize::MAX));
             }
-            update.finish = Some(Finish { reason, stop });
+            self.finish(reason, stop, &mut update);
         }
         update
     }
@@ -342,6 +449,8 @@ mod tests {
             skip_special_tokens: true,
             logprobs: true,
             min_tokens: 0,
+            stop_rule: StopRule::Anywhere,
+            parts: Parts::plain(),
         }
     }
 
@@ -360,7 +469,7 @@ mod tests {
         // "é" in two tokens, then "ab", of which "b" begins the stop string.
         let ids = [u32::from(b'x'), 0xC3, 0xA9, 258, u32::from(b'!')];
         let whole = whole(updates(&ids, options(vec!["b!".into()], false)));
-        assert_eq!(whole.text, "xéa");
+        assert_eq!(whole.content(), "xéa");
         let ids: Vec<u32> = whole.logprobs.iter().map(|entry| entry.id).collect();
         assert_eq!(ids, [u32::from(b'x'), 0xC3, 0xA9, 258]);
         assert_eq!(whole.logprobs[3].bytes.as_deref(), Some(&b"a"[..]));
@@ -375,7 +484,7 @@ mod tests {
     fn a_hidden_token_has_no_bytes_and_keeps_its_place() {
         let whole =
             whole(updates(&[u32::from(b'a'), 256, u32::from(b'b')], options(vec![], false)));
-        assert_eq!(whole.text, "ab");
+        assert_eq!(whole.content(), "ab");
         let bytes: Vec<_> = whole.logprobs.iter().map(|entry| entry.bytes.is_some()).collect();
         assert_eq!(bytes, [true, false, true]);
     }
@@ -398,13 +507,14 @@ mod tests {
             let updates = updates(&ids, options(stops.clone(), include));
             let (mut text, mut told) = (0, 0);
             for update in &updates {
-                prop_assert!(!update.text.contains(char::REPLACEMENT_CHARACTER));
-                text += update.text.len();
+                let content = update.content();
+                prop_assert!(!content.contains(char::REPLACEMENT_CHARACTER));
+                text += content.len();
                 told += bytes_of(&update.logprobs).len();
                 prop_assert!(told <= text, "an entry came before its text");
             }
             let whole = whole(updates);
-            prop_assert_eq!(bytes_of(&whole.logprobs), whole.text.as_bytes());
+            prop_assert_eq!(bytes_of(&whole.logprobs), whole.content().into_bytes());
             // The oracle: the first end of any stop string in the whole text; of those that end
             // there, the longest.
             let shown: Vec<u32> = ids.iter().copied().filter(|&id| id != 256).collect();
@@ -418,7 +528,7 @@ mod tests {
                 Some((end, length)) => &full[..if include { end } else { end - length }],
                 None => full.as_str(),
             };
-            prop_assert_eq!(whole.text, expected);
+            prop_assert_eq!(whole.content(), expected);
         }
 
         #[test]

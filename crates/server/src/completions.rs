@@ -187,7 +187,7 @@ impl CompletionFormat {
         let state = &mut self.choices[index];
         let mut text = state.echo.take().unwrap_or_default();
         state.offset += text.chars().count();
-        text.push_str(&update.text);
+        text.push_str(&update.content());
         state.unsent_token_ids.extend(update.token_ids);
         let token_ids = std::mem::take(&mut state.unsent_token_ids);
         let (finish_reason, stop_reason) = match update.finish {

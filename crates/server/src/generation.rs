@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use wharf_api::{FinishReason, PromptTokensDetails, Usage};
+use wharf_api::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
 use wharf_engine::{Event, Failure, GenerateRequest, Receiver, SamplingParams};
 
 /// What to generate: `n` choices for each prompt.
@@ -95,8 +95,16 @@ impl Generation {
             prompt_tokens_details: Some(PromptTokensDetails {
                 cached_tokens: self.cached_tokens.iter().sum(),
             }),
-            completion_tokens_details: None,
+            completion_tokens_details: self.reasoned().map(|reasoning_tokens| {
+                CompletionTokensDetails { reasoning_tokens, ..CompletionTokensDetails::default() }
+            }),
         }
+    }
+
+    /// Tokens of all choices that were reasoning, where the model is known to reason.
+    fn reasoned(&self) -> Option<u64> {
+        let reasoned: Option<usize> = self.slots.iter().map(|slot| slot.choice.reasoned()).sum();
+        reasoned.map(|tokens| tokens as u64)
     }
 
     /// The next update of any choice, or `None` when all have ended.

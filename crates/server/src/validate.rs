@@ -4,7 +4,9 @@
 //! names the field, the value and the range.
 use crate::SamplingDefaults;
 use crate::choice::ChoiceOptions;
+use crate::completeness::StopRule;
 use crate::error::ApiError;
+use crate::parts::Parts;
 use crate::state::AppState;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -210,6 +212,8 @@ pub(crate) fn choice_options(
         skip_special_tokens: fields.skip_special_tokens != Some(false),
         logprobs: logprobs.is_some(),
         min_tokens: min_tokens(fields)?,
+        stop_rule: StopRule::Anywhere,
+        parts: Parts::plain(),
     })
 }
 

@@ -58,6 +58,18 @@ impl StopMatcher {
     /// Feeds text; appends to `out` what may be sent. After a match nothing more is
     /// emitted, and every push gives the same match again.
     pub fn push(&mut self, text: &str, out: &mut String) -> StopOutcome {
+        self.push_where(text, out, |_| true)
+    }
+
+    /// As [`Self::push`], but a match counts only if `accept` agrees to where it leaves the text:
+    /// it is given how many bytes of all the text so far, `text` included, would be cut off (and
+    /// never emitted). What does not count is text as any other.
+    pub fn push_where(
+        &mut self,
+        text: &str,
+        out: &mut String,
+        mut accept: impl FnMut(usize) -> bool,
+    ) -> StopOutcome {
         if let Some(index) = self.matched {
             return StopOutcome::Matched { index };
         }
@@ -68,6 +80,9 @@ impl StopMatcher {
             if let Some(index) = self.automaton.match_at(self.state) {
                 let end = already + at + 1;
                 let keep = if self.include { end } else { end - self.automaton.stop_lens[index] };
+                if !accept(self.held.len() - keep) {
+                    continue;
+                }
                 self.emit_to(keep, out);
                 self.matched = Some(index);
                 self.held.clear();
@@ -266,6 +281,21 @@ mod tests {
         assert_eq!(matcher.push("b", &mut out), StopOutcome::Matched { index: 0 });
         matcher.finish(&mut out);
         assert_eq!(out, "a");
+    }
+
+    #[test]
+    fn a_match_that_does_not_count_is_text_as_any_other() {
+        let mut matcher = StopMatcher::new(&stops(&["}"]), false);
+        let mut out = String::new();
+        let mut cut_off = Vec::new();
+        let refuse = |bytes: usize| {
+            cut_off.push(bytes);
+            false
+        };
+        assert_eq!(matcher.push_where("a}b} ", &mut out, refuse), StopOutcome::Continue);
+        assert_eq!(cut_off, [4, 2]);
+        assert_eq!(matcher.push("c}d", &mut out), StopOutcome::Matched { index: 0 });
+        assert_eq!(out, "a}b} c");
     }
 
     #[test]
