@@ -53,6 +53,7 @@ const CHECKS: &[Check] = &[
     Check { name: "fuzz", run: || Ok(Tally { passed: fuzz::short()?, ..Tally::default() }) },
     Check { name: "model", run: pull_model },
     Check { name: "python", run: python_clients },
+    Check { name: "frameworks", run: framework_clients },
     Check { name: "node", run: node_clients },
 ];
 
@@ -78,10 +79,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
         report.push((check.name, tally, began.elapsed().as_secs()));
         total.add(tally);
     }
-    println!("\ncheck     passed  failed  skipped  seconds");
+    println!("\ncheck       passed  failed  skipped  seconds");
     for (name, tally, seconds) in report {
         let Tally { passed, failed, skipped } = tally;
-        println!("{name:<8} {passed:>7} {failed:>7} {skipped:>8} {seconds:>8}");
+        println!("{name:<10} {passed:>7} {failed:>7} {skipped:>8} {seconds:>8}");
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
@@ -147,10 +148,19 @@ fn pull_model() -> Result<Tally> {
 }
 
 fn python_clients() -> Result<Tally> {
-    let dir = tools::root().join("tests/clients/python");
-    let python = tools::python_venv("clients", &dir.join("requirements.txt"))?;
     // The README's Node examples run here too.
     tools::node_modules(&tools::root().join("tests/clients/node"))?;
+    pytest("python", "clients")
+}
+
+fn framework_clients() -> Result<Tally> {
+    pytest("frameworks", "frameworks")
+}
+
+/// The tests in `tests/clients/{folder}`, in an environment of their own called `venv`.
+fn pytest(folder: &str, venv: &str) -> Result<Tally> {
+    let dir = tools::root().join("tests/clients").join(folder);
+    let python = tools::python_venv(venv, &dir.join("requirements.txt"))?;
     let mut command = Command::new(python);
     command.args(["-m", "pytest", "-p", "no:cacheprovider", "-q"]).current_dir(dir);
     let (lines, succeeded) = tools::run_keeping_output(with_server(&mut command)?)?;

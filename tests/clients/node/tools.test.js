@@ -1,0 +1,132 @@
+// Tools and structured outputs with the Node SDK's own helpers.
+
+import assert from "node:assert/strict";
+import { after, before, describe, it } from "node:test";
+
+import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+
+import { start } from "./server.js";
+
+const QUESTION = [{ role: "user", content: "What's the weather in Bangkok?" }];
+const TOOL = {
+  type: "function",
+  function: {
+    name: "get_weather",
+    description: "Get the weather in a city",
+    parameters: {
+      type: "object",
+      properties: { city: { type: "string" } },
+      required: ["city"],
+      additionalProperties: false,
+    },
+  },
+};
+const Person = z.object({ name: z.string(), age: z.number().int() });
+
+let server;
+let client;
+let model;
+
+before(async () => {
+  server = await start();
+  ({ client, model } = server);
+});
+after(async () => {
+  if (server) assert.equal(await server.stop(), 0);
+});
+
+function request(more = {}) {
+  return { model, messages: QUESTION, tools: [TOOL], temperature: 0, max_tokens: 120, ...more };
+}
+
+describe("tools", () => {
+  it("are called where that is required", async () => {
+    const answer = await client.chat.completions.create(request({ tool_choice: "required" }));
+    const [choice] = answer.choices;
+    assert.equal(choice.finish_reason, "tool_calls");
+    assert.equal(choice.message.content, null);
+    assert.equal(choice.message.tool_calls[0].function.name, "get_weather");
+    assert.equal(typeof JSON.parse(choice.message.tool_calls[0].function.arguments).city, "string");
+  });
+
+  it("stream the same call", async () => {
+    const more = { tool_choice: { type: "function", function: { name: "get_weather" } } };
+    const whole = await client.chat.completions.create(request(more));
+    const stream = client.chat.completions.stream(request(more));
+    const added = await stream.finalChatCompletion();
+    const calls = (answer) =>
+      answer.choices[0].message.tool_calls.map(({ type, function: { name, arguments: json } }) => ({
+        type,
+        name,
+        json,
+      }));
+    assert.deepEqual(calls(added), calls(whole));
+    assert.equal(added.choices[0].finish_reason, whole.choices[0].finish_reason);
+  });
+
+  it("run in a loop until there is an answer", async () => {
+    const asked = [];
+    const runner = client.chat.completions.runTools(
+      request({
+        tool_choice: "auto",
+        messages: QUESTION,
+        tools: [
+          zodFunction({
+            name: "get_weather",
+            description: "Get the weather in a city",
+            parameters: z.object({ city: z.string() }),
+            function: ({ city }) => {
+              asked.push(city);
+              return `31 °C and sunny in ${city}`;
+            },
+          }),
+        ],
+      }),
+      { maxChatCompletions: 4 },
+    );
+    const content = await runner.finalContent();
+    assert.ok(content === null || typeof content === "string");
+    assert.ok(asked.every((city) => typeof city === "string"));
+  });
+});
+
+describe("structured outputs", () => {
+  it("parse as the class", async () => {
+    const answer = await client.chat.completions.parse({
+      model,
+      messages: [{ role: "user", content: "Extract: John is 30 years old" }],
+      response_format: zodResponseFormat(Person, "person"),
+      temperature: 0,
+      max_tokens: 80,
+    });
+    assert.deepEqual(answer.choices[0].message.parsed, { name: "John", age: 30 });
+  });
+
+  it("stream as they are parsed", async () => {
+    const stream = client.chat.completions.stream({
+      model,
+      messages: [{ role: "user", content: "Extract: John is 30 years old" }],
+      response_format: zodResponseFormat(Person, "person"),
+      temperature: 0,
+      max_tokens: 80,
+    });
+    const answer = await stream.finalChatCompletion();
+    assert.deepEqual(answer.choices[0].message.parsed, { name: "John", age: 30 });
+  });
+
+  it("refuse what cannot be enforced, with its path", async () => {
+    const schema = { type: "object", properties: { tags: { type: "array", uniqueItems: true } } };
+    const body = {
+      model,
+      messages: QUESTION,
+      response_format: { type: "json_schema", json_schema: { name: "tags", schema } },
+    };
+    await assert.rejects(client.chat.completions.create(body), (error) => {
+      assert.equal(error.status, 400);
+      assert.match(error.param, /^response_format\.json_schema\.schema\.properties\.tags/);
+      assert.match(error.message, /uniqueItems/);
+      return true;
+    });
+  });
+});
