@@ -7,6 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use wharf_text::{
     detokenizer::Detokenizer,
+    output::{OutputEvent, OutputParser, PlainText},
+    reasoning::{self, Opening},
     stop::{StopMatcher, StopOutcome},
     template::{ChatTemplate, RenderInput},
     tokenizer::{GgufVocabulary, Tokenizer, from_gguf},
@@ -24,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("template", template),
     ("stop", stop),
     ("detokenizer", detokenizer),
+    ("reasoning", reasoning),
 ];
 
 /// The target called `name`.
@@ -81,15 +84,19 @@ fn stop(data: &[u8]) {
     let include = head & 0x80 != 0;
     let text = String::from_utf8_lossy(rest);
     let whole = fed(&stops, include, std::iter::once(text.as_ref()));
+    assert_eq!(whole, fed(&stops, include, pieces(&text)));
+}
+
+/// Cuts a text into pieces whose lengths its bytes give.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let mut at = 0;
-    let pieces = std::iter::from_fn(|| {
+    std::iter::from_fn(move || {
         let left = text.get(at..).filter(|left| !left.is_empty())?;
         let wish = usize::from(left.as_bytes()[0] % 7) + 1;
         let length = (wish..left.len()).find(|&n| left.is_char_boundary(n)).unwrap_or(left.len());
         at += length;
         Some(&left[..length])
-    });
-    assert_eq!(whole, fed(&stops, include, pieces));
+    })
 }
 
 /// What comes out of a matcher that is fed `pieces`, and which stop string ended it.
@@ -107,6 +114,50 @@ fn fed<'a>(
     }
     matcher.finish(&mut out);
     (out, None)
+}
+
+/// First byte: the format; second: where the answer begins; the rest is the answer, in which each
+/// control character stands for a marker. Fed in pieces it gives what it gives at once.
+fn reasoning(data: &[u8]) {
+    let [format, opening, text @ ..] = data else { return };
+    let formats = reasoning::formats();
+    let format = formats[usize::from(*format) % formats.len()];
+    let opening =
+        [Opening::Undecided, Opening::Reasoning, Opening::Content][usize::from(*opening) % 3];
+    let mut answer = String::new();
+    for c in String::from_utf8_lossy(text).chars() {
+        match format.markers().get(c as usize) {
+            Some(marker) => answer.push_str(marker),
+            None => answer.push(c),
+        }
+    }
+    let parser = || format.parser(opening, Box::new(PlainText));
+    let whole = parts(parser(), std::iter::once(answer.as_str()));
+    assert_eq!(whole, parts(parser(), pieces(&answer)));
+}
+
+/// What a parser makes of `pieces`: neighbours of one kind are one event.
+fn parts<'a>(
+    mut parser: Box<dyn OutputParser>,
+    pieces: impl Iterator<Item = &'a str>,
+) -> Vec<OutputEvent> {
+    let mut events = Vec::new();
+    for piece in pieces {
+        parser.push(piece, &mut events);
+    }
+    parser.finish(&mut events);
+    let mut merged: Vec<OutputEvent> = Vec::new();
+    for event in events {
+        match (merged.last_mut(), &event) {
+            (Some(OutputEvent::Reasoning(all)), OutputEvent::Reasoning(text))
+            | (Some(OutputEvent::Content(all)), OutputEvent::Content(text))
+            | (Some(OutputEvent::Arguments(all)), OutputEvent::Arguments(text)) => {
+                all.push_str(text)
+            }
+            _ => merged.push(event),
+        }
+    }
+    merged
 }
 
 /// A token per byte value, and one special token.

@@ -15,7 +15,7 @@ use crate::tools;
 
 /// Names as `fuzz/src/lib.rs` lists them.
 const TARGETS: &[&str] =
-    &["request", "gguf", "safetensors", "config", "template", "stop", "detokenizer"];
+    &["request", "gguf", "safetensors", "config", "template", "stop", "detokenizer", "reasoning"];
 
 /// Seconds per target in `cargo xtask test`.
 const SHORT: u64 = 5;

@@ -2,6 +2,7 @@
 //! of an answer: reasoning, content, tool calls.
 
 pub mod detokenizer;
+mod harmony;
 pub mod output;
 pub mod reasoning;
 pub mod stop;

@@ -4,6 +4,9 @@
 //! text in pieces, as it comes, and tells its parts apart. How the text is cut into pieces never
 //! changes what comes out, added up; no more of it is held back than may still become a marker.
 
+pub(crate) mod pending;
+pub(crate) mod surroundings;
+
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputEvent {
