@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use serde_json::{Map, Value};
+
 use crate::size::ByteSize;
 
 /// Where settings may stand.
@@ -316,6 +318,9 @@ pub(crate) struct BenchArgs {
     /// Sampling temperature.
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temperature: f64,
+    /// More fields for every request, as a JSON object: `{"guided_json": {"type": "array"}}`.
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    pub(crate) extra_body: Option<Map<String, Value>>,
     /// The same seed sends the same prompts at the same times.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -325,4 +330,9 @@ pub(crate) struct BenchArgs {
     /// Write the results as JSON too: to this file, or with `-` to standard output.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// A JSON object, as typed.
+fn json_object(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
+    serde_json::from_str(text)
 }

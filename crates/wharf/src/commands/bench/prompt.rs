@@ -107,6 +107,7 @@ fn body(args: &BenchArgs, model: &str, messages: Value) -> Value {
         body.insert("ignore_eos".into(), true.into());
         body.insert("min_tokens".into(), args.output_tokens.get().into());
     }
+    body.extend(args.extra_body.clone().unwrap_or_default());
     Value::Object(body)
 }
 
