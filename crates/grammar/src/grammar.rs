@@ -99,3 +99,61 @@ impl Default for JsonStyle {
         Self::spaced()
     }
 }
+
+impl Grammar {
+    /// One of these texts.
+    pub fn choice(texts: &[String]) -> Self {
+        Self::AnyOf(texts.iter().cloned().map(Self::Literal).collect())
+    }
+
+    /// Any JSON object.
+    pub fn json_object(style: JsonStyle) -> Self {
+        Self::Json { schema: serde_json::json!({"type": "object"}), style }
+    }
+
+    /// A grammar as a user writes it: GBNF where it has GBNF's `::=`, else Lark.
+    pub fn from_user_text(text: &str) -> Self {
+        if text.contains("::=") { Self::Gbnf(text.to_owned()) } else { Self::Lark(text.to_owned()) }
+    }
+
+    /// Bytes of all its texts and schemas, about.
+    pub(crate) fn source_bytes(&self) -> usize {
+        match self {
+            Self::Literal(text) | Self::Regex(text) | Self::Lark(text) | Self::Gbnf(text) => {
+                text.len()
+            }
+            Self::Json { schema, .. } => schema.to_string().len(),
+            Self::Sequence(parts) | Self::AnyOf(parts) => {
+                parts.iter().map(Self::source_bytes).sum::<usize>() + parts.len()
+            }
+            Self::Repeat { item, separator, .. } => item.source_bytes() + separator.len(),
+            Self::Until { ends, .. } => ends.iter().map(String::len).sum(),
+            Self::Free { triggers, .. } => {
+                let bytes = |trigger: &Trigger| trigger.text.len() + trigger.then.source_bytes();
+                triggers.iter().map(bytes).sum()
+            }
+        }
+    }
+
+    /// Calls `visit` with each JSON schema in it, until one fails.
+    pub(crate) fn each_schema<E>(
+        &self,
+        visit: &mut dyn FnMut(&Value) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Json { schema, .. } => visit(schema),
+            Self::Sequence(parts) | Self::AnyOf(parts) => {
+                parts.iter().try_for_each(|part| part.each_schema(visit))
+            }
+            Self::Repeat { item, .. } => item.each_schema(visit),
+            Self::Free { triggers, .. } => {
+                triggers.iter().try_for_each(|trigger| trigger.then.each_schema(visit))
+            }
+            Self::Literal(_)
+            | Self::Regex(_)
+            | Self::Lark(_)
+            | Self::Gbnf(_)
+            | Self::Until { .. } => Ok(()),
+        }
+    }
+}

@@ -11,11 +11,17 @@
 //! llguidance does the work, and nobody outside of this crate sees it. Not here: what a request
 //! looks like (`server`), sampling (`engine`), text from tokens (`text`).
 
+mod budget;
+mod cache;
 mod compiler;
 mod error;
+mod gbnf;
 mod grammar;
+mod lark;
 mod mask;
 mod matcher;
+mod refusal;
+mod schema;
 mod vocabulary;
 
 pub use compiler::{Compiler, Constraint, Limits};
