@@ -4,6 +4,13 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod raw_text;
+mod schema_types;
+mod tagged;
+mod tagged_parser;
+
+use std::sync::LazyLock;
+
 use serde_json::Value;
 use wharf_grammar::{Grammar, GrammarError, Trigger};
 
@@ -54,7 +61,9 @@ pub struct CallGrammar {
 
 /// All formats, by name.
 pub fn formats() -> &'static [&'static dyn ToolFormat] {
-    &[]
+    static FORMATS: LazyLock<Vec<&dyn ToolFormat>> =
+        LazyLock::new(|| tagged::FORMATS.iter().map(|format| format as &dyn ToolFormat).collect());
+    &FORMATS
 }
 
 /// The format of this name, or of one of its other names.

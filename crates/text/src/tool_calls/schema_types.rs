@@ -1,0 +1,245 @@
+//! What a schema says of a value that is written without quotes.
+//!
+//! Formats that write arguments between tags leave out what JSON's quotes tell: whether `42` is a
+//! number or a text. The tool's schema decides. Parsers and grammars both ask here, so that what a
+//! grammar lets through is read as it was meant.
+
+use serde_json::Value;
+
+/// A set of JSON types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Types(u8);
+
+impl Types {
+    pub(super) const NONE: Self = Self(0);
+    pub(super) const STRING: Self = Self(1);
+    const NULL: Self = Self(2);
+    const BOOLEAN: Self = Self(4);
+    const INTEGER: Self = Self(8);
+    /// Numbers that are not integers.
+    const FRACTION: Self = Self(16);
+    const ARRAY: Self = Self(32);
+    const OBJECT: Self = Self(64);
+    pub(super) const ALL: Self = Self(127);
+
+    fn named(name: &str) -> Self {
+        match name {
+            "string" => Self::STRING,
+            "null" => Self::NULL,
+            "boolean" => Self::BOOLEAN,
+            "integer" => Self::INTEGER,
+            "number" => Self::INTEGER.or(Self::FRACTION),
+            "array" => Self::ARRAY,
+            "object" => Self::OBJECT,
+            // `float`, `any`: not a type of JSON Schema, so it says nothing.
+            _ => Self::ALL,
+        }
+    }
+
+    fn of_value(value: &Value) -> Self {
+        match value {
+            Value::Null => Self::NULL,
+            Value::Bool(_) => Self::BOOLEAN,
+            Value::Number(number) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => {
+                Self::INTEGER
+            }
+            Value::Number(_) => Self::FRACTION,
+            Value::String(_) => Self::STRING,
+            Value::Array(_) => Self::ARRAY,
+            Value::Object(_) => Self::OBJECT,
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub(super) fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// How a value of a schema is written between tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A string, as it is: quotes are part of it.
+    Text,
+    /// JSON. A closing tag inside of a JSON string belongs to it.
+    Json,
+    /// JSON where it is of one of the types other than strings, text otherwise.
+    Loose(Types),
+}
+
+/// Levels of references and alternatives that are followed; a schema may refer to itself.
+const DEPTH: usize = 16;
+
+/// How a value of `schema` is written, a part of the schema `root`.
+pub(super) fn form(schema: &Value, root: &Value) -> Form {
+    let types = types(schema, root, DEPTH);
+    if types == Types::STRING {
+        Form::Text
+    } else if types.contains(Types::STRING) && is_bare(schema) {
+        Form::Loose(types)
+    } else {
+        Form::Json
+    }
+}
+
+fn types(schema: &Value, root: &Value, depth: usize) -> Types {
+    let Some(keywords) = schema.as_object() else {
+        return if schema == &Value::Bool(false) { Types::NONE } else { Types::ALL };
+    };
+    let Some(depth) = depth.checked_sub(1) else { return Types::ALL };
+    let any = |all: &[Value], of: &dyn Fn(&Value) -> Types| {
+        all.iter().fold(Types::NONE, |types, value| types.or(of(value)))
+    };
+    let mut found = Types::ALL;
+    for (keyword, value) in keywords {
+        let list = value.as_array().map_or(&[][..], Vec::as_slice);
+        found = found.and(match keyword.as_str() {
+            "type" => match value {
+                Value::String(name) => Types::named(name),
+                _ => any(list, &|name| name.as_str().map_or(Types::ALL, Types::named)),
+            },
+            "enum" => any(list, &Types::of_value),
+            "const" => Types::of_value(value),
+            "anyOf" | "oneOf" => any(list, &|schema| types(schema, root, depth)),
+            "allOf" => list.iter().fold(Types::ALL, |all, s| all.and(types(s, root, depth))),
+            "$ref" => resolve(value, root).map_or(Types::ALL, |schema| types(schema, root, depth)),
+            _ => continue,
+        });
+    }
+    found
+}
+
+/// What a local reference refers to.
+pub(super) fn resolve<'a>(reference: &Value, root: &'a Value) -> Option<&'a Value> {
+    root.pointer(reference.as_str()?.strip_prefix('#')?)
+}
+
+/// Keywords that say nothing about the value.
+pub(super) fn is_annotation(keyword: &str) -> bool {
+    matches!(
+        keyword,
+        "title"
+            | "description"
+            | "default"
+            | "examples"
+            | "example"
+            | "deprecated"
+            | "readOnly"
+            | "writeOnly"
+            | "$comment"
+            | "$schema"
+            | "$id"
+            | "$defs"
+            | "definitions"
+    )
+}
+
+/// Whether a schema says nothing but types: any value of them will do.
+pub(super) fn is_bare(schema: &Value) -> bool {
+    let Some(keywords) = schema.as_object() else { return schema == &Value::Bool(true) };
+    keywords.iter().all(|(keyword, value)| match keyword.as_str() {
+        "type" => true,
+        "anyOf" => value.as_array().is_some_and(|all| all.iter().all(is_bare)),
+        keyword => is_annotation(keyword),
+    })
+}
+
+/// The JSON that `text`, written for a value of this form, stands for. What is no value of the
+/// form is a string: nothing is lost.
+pub(super) fn to_json(form: Form, text: &str) -> String {
+    let types = match form {
+        Form::Text => return quoted(text),
+        Form::Json => Types::ALL,
+        Form::Loose(types) => types,
+    };
+    let trimmed = text.trim();
+    match serde_json::from_str::<Value>(trimmed) {
+        Ok(value) if types.contains(Types::of_value(&value)) => trimmed.to_owned(),
+        Ok(_) => quoted(text),
+        // Templates print values the way Python does, and models follow them.
+        Err(_) => match trimmed {
+            "True" if types.contains(Types::BOOLEAN) => "true".to_owned(),
+            "False" if types.contains(Types::BOOLEAN) => "false".to_owned(),
+            "None" if types.contains(Types::NULL) => "null".to_owned(),
+            _ => quoted(text),
+        },
+    }
+}
+
+/// Whether `text` is the beginning of a JSON value and not yet all of it.
+pub(super) fn is_cut_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_err_and(|error| error.is_eof())
+}
+
+/// Text as a JSON string.
+pub(super) fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// Text as a piece of a JSON string: without the quotes.
+pub(super) fn escaped(text: &str) -> String {
+    let quoted = quoted(text);
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_schema_decides_how_a_value_is_written() {
+        let root =
+            json!({"$defs": {"Unit": {"enum": ["c", "f"]}, "Loop": {"$ref": "#/$defs/Loop"}}});
+        let number_or_text = Form::Loose(Types::STRING.or(Types::INTEGER).or(Types::FRACTION));
+        for (schema, expected) in [
+            (json!({"type": "string", "minLength": 1}), Form::Text),
+            (json!({"$ref": "#/$defs/Unit"}), Form::Text),
+            (json!({"anyOf": [{"const": "a"}, {"type": "string"}]}), Form::Text),
+            (json!({"type": "integer"}), Form::Json),
+            (json!({"anyOf": [{"type": "object"}, {"type": "null"}]}), Form::Json),
+            (json!({"type": ["string", "object"], "minLength": 2}), Form::Json),
+            (json!({"type": ["string", "number"], "title": "T"}), number_or_text),
+            (
+                json!({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+                Form::Loose(Types::STRING.or(Types::NULL)),
+            ),
+            (json!({}), Form::Loose(Types::ALL)),
+            (json!({"type": "float"}), Form::Loose(Types::ALL)),
+            (json!({"$ref": "#/$defs/Loop"}), Form::Json),
+        ] {
+            assert_eq!(form(&schema, &root), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn text_becomes_the_json_that_it_stands_for() {
+        let or_null = Form::Loose(Types::STRING.or(Types::NULL));
+        let or_integer = Form::Loose(Types::STRING.or(Types::INTEGER));
+        for (form, text, json) in [
+            (Form::Text, "42", r#""42""#),
+            (Form::Text, " \"a\"\n", r#"" \"a\"\n""#),
+            (Form::Json, " 42\n", "42"),
+            (Form::Json, "True", "true"),
+            (Form::Json, "None", "null"),
+            (Form::Json, "abc", r#""abc""#),
+            (Form::Json, "{\"a\": [1]}", "{\"a\": [1]}"),
+            (or_null, "null", "null"),
+            (or_null, "42", r#""42""#),
+            (or_null, "True", r#""True""#),
+            (or_integer, "42", "42"),
+            (or_integer, "4.5", r#""4.5""#),
+            (Form::Loose(Types::ALL), "4.5", "4.5"),
+            (Form::Loose(Types::ALL), "Oslo", r#""Oslo""#),
+        ] {
+            assert_eq!(to_json(form, text), json, "{form:?} {text:?}");
+        }
+    }
+}
