@@ -13,7 +13,7 @@ use std::{
     rc::Rc,
     sync::{Arc, mpsc},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use wharf_model::Batch;
@@ -22,7 +22,9 @@ use crate::{
     EngineConfig, EngineStats, Event, Failure, FinishReason, GenerateRequest, Receiver, Runner,
     SubmitError,
     block_cache::Salt,
+    constrained::{Allowed, Constrained},
     events::{EventSink, Letter},
+    masks::MaskPool,
     sampler::{Context, Sample, Sampler},
     scheduler::{Plan, Scheduled, Scheduler},
     sequence::{Rank, Request, Sequence},
@@ -118,11 +120,18 @@ impl Drop for StopOnDrop {
     }
 }
 
+/// How long a step waits for a mask before the other sequences go on without this one. A late mask
+/// costs its own sequence a step; waiting costs all of them.
+const MASK_PATIENCE: Duration = Duration::from_millis(2);
+
 /// What a step made of one scheduled sequence.
 enum Outcome {
-    /// A part of its prompt is computed.
+    /// A part of its prompt is computed, or its mask is late.
     Computed,
     Sampled(Sample),
+    /// Tokens that its constraint forced; a log-probability with the first only, and only where it
+    /// is alone.
+    Forced(Vec<Sample>),
     Failed(Failure),
 }
 
@@ -133,6 +142,9 @@ struct Core {
     vocab_size: usize,
     scheduler: Scheduler,
     sampler: Sampler,
+    masks: MaskPool,
+    /// [`MASK_PATIENCE`], but in tests.
+    mask_patience: Duration,
     // [batch.logits_rows.len(), vocab_size]
     logits: Vec<f32>,
     stats: EngineStats,
@@ -150,6 +162,8 @@ impl Core {
             scheduler: Scheduler::new(&config),
             config,
             sampler: Sampler::default(),
+            masks: MaskPool::default(),
+            mask_patience: MASK_PATIENCE,
             logits: Vec::new(),
             stats: EngineStats::default(),
             shared,
@@ -194,6 +208,7 @@ impl Core {
             Some(salt) => Salt::Named(salt),
             None => Salt::None,
         };
+        let constraint = request.constraint;
         let request = Rc::new(Request {
             id,
             priority: request.priority,
@@ -207,15 +222,19 @@ impl Core {
             prompt_computed: false.into(),
         });
         for (choice, sink) in (0u32..).zip(sinks) {
-            self.scheduler.add(Sequence::new(Rc::clone(&request), choice, sink));
+            let constrained =
+                constraint.as_ref().map(|c| Constrained::new(c.matcher(), &request.params));
+            self.scheduler.add(Sequence::new(Rc::clone(&request), choice, constrained, sink));
         }
     }
 
     fn step(&mut self) {
         let plan = self.plan();
+        let prepared = self.prepare_masks(&plan);
         let computed = self.forward(&plan.batch);
-        let outcomes = self.sample(&plan, computed);
+        let outcomes = self.sample(&plan, computed, prepared);
         self.deliver(&plan, outcomes);
+        self.catch_up(plan.scheduled.is_empty());
     }
 
     fn plan(&mut self) -> Plan {
@@ -229,15 +248,14 @@ impl Core {
             }
         }
         for scheduled in &plan.scheduled {
-            let answering =
-                self.scheduler.get(scheduled.rank).is_some_and(|s| !s.output.is_empty());
-            if answering && scheduled.num_rows == 1 {
+            let decoding = |s: &Sequence| !s.output.is_empty() && s.is_decoding();
+            if self.scheduler.get(scheduled.rank).is_some_and(decoding) {
                 self.stats.decode_rows += 1;
             } else {
                 self.stats.prefill_rows += scheduled.num_rows as u64;
             }
         }
-        if plan.scheduled.is_empty() {
+        if plan.scheduled.is_empty() && self.scheduler.late().is_empty() {
             self.fail_first();
         }
         self.publish();
@@ -276,34 +294,81 @@ impl Core {
         result
     }
 
+    /// Begins to work out what may follow the sequences that this step samples; one result for each
+    /// of `plan.scheduled`.
+    fn prepare_masks(&mut self, plan: &Plan) -> Vec<Result<(), Failure>> {
+        let mut prepare = |scheduled: &Scheduled| {
+            let sequence = self.scheduler.get_mut(scheduled.rank).filter(|_| scheduled.samples);
+            match sequence.and_then(|sequence| sequence.constrained.as_mut()) {
+                Some(constrained) => constrained.prepare(&mut self.masks),
+                None => Ok(()),
+            }
+        };
+        plan.scheduled.iter().map(&mut prepare).collect()
+    }
+
     /// One outcome for each of `plan.scheduled`.
-    fn sample(&mut self, plan: &Plan, computed: Result<(), String>) -> Vec<Outcome> {
+    fn sample(
+        &mut self,
+        plan: &Plan,
+        computed: Result<(), String>,
+        prepared: Vec<Result<(), Failure>>,
+    ) -> Vec<Outcome> {
         if let Err(reason) = computed {
             let failed = || Outcome::Failed(Failure::Engine(reason.clone()));
             return plan.scheduled.iter().map(|_| failed()).collect();
         }
         let mut rows = 0..;
         let mut outcomes = Vec::with_capacity(plan.scheduled.len());
-        for scheduled in &plan.scheduled {
+        let logits = std::mem::take(&mut self.logits);
+        for (scheduled, prepared) in plan.scheduled.iter().zip(prepared) {
             let row = if scheduled.samples { rows.next() } else { None };
-            outcomes.push(match row {
-                Some(row) => self.sample_row(scheduled.rank, row),
-                None => Outcome::Computed,
+            outcomes.push(match (row, prepared) {
+                (_, Err(failure)) => Outcome::Failed(failure),
+                (Some(row), Ok(())) => {
+                    let logits = &logits[row * self.vocab_size..(row + 1) * self.vocab_size];
+                    self.sample_row(scheduled.rank, logits, self.mask_patience)
+                }
+                (None, Ok(())) => Outcome::Computed,
             });
         }
+        self.logits = logits;
         outcomes
     }
 
-    fn sample_row(&mut self, rank: Rank, row: usize) -> Outcome {
-        let Some(sequence) = self.scheduler.get(rank) else { return Outcome::Computed };
-        let logits = &self.logits[row * self.vocab_size..(row + 1) * self.vocab_size];
+    /// `logits`: `[vocab_size]`. Where the mask does not come within `patience`, the sequence keeps
+    /// them.
+    fn sample_row(&mut self, rank: Rank, logits: &[f32], patience: Duration) -> Outcome {
+        let Some(sequence) = self.scheduler.get_mut(rank) else { return Outcome::Computed };
+        let allowed = match sequence.constrained.as_mut().map(|c| c.allowed(patience)) {
+            None => None,
+            Some(Err(failure)) => return Outcome::Failed(failure),
+            Some(Ok(Some(allowed))) => Some(allowed),
+            Some(Ok(None)) => {
+                self.stats.late_masks += 1;
+                if let Some(constrained) = &mut sequence.constrained {
+                    constrained.late_logits = Some(logits.to_vec());
+                }
+                return Outcome::Computed;
+            }
+        };
+        let params = &sequence.request.params;
+        let mask = match &allowed {
+            Some(Allowed::Forced(tokens)) => {
+                let samples = tokens.iter().map(|&id| Sampler::forced(logits, id, params));
+                return Outcome::Forced(samples.collect());
+            }
+            Some(Allowed::OneOf(mask)) => Some((mask, sequence.is_complete())),
+            None => None,
+        };
         let context = Context {
-            params: &sequence.request.params,
+            params,
             prompt: &sequence.request.prompt,
             output: &sequence.output,
             eos_token_ids: &self.config.eos_token_ids,
             seed: sequence.request.seed,
             choice: sequence.choice,
+            mask,
         };
         match catch_unwind(AssertUnwindSafe(|| self.sampler.sample(logits, &context))) {
             Ok(Ok(sample)) => Outcome::Sampled(sample),
@@ -321,29 +386,64 @@ impl Core {
     /// Moves the sequences on, gives back the blocks of those that end, and tells the receivers.
     fn deliver(&mut self, plan: &Plan, outcomes: Vec<Outcome>) {
         for (&scheduled, outcome) in plan.scheduled.iter().zip(outcomes) {
-            let last = match outcome {
-                // Not committed: what a failed step wrote is never found by others.
-                Outcome::Failed(failure) => Some(Event::Failed(failure)),
-                Outcome::Computed => self.advance(scheduled, None),
-                Outcome::Sampled(sample) => self.advance(scheduled, Some(sample)),
-            };
-            if let Some(event) = last
-                && let Some(mut sequence) = self.scheduler.retire(scheduled.rank)
-            {
-                self.outbox.push(sequence.sink.letter(event));
+            // Not committed: what a failed step wrote is never found by others.
+            if !matches!(outcome, Outcome::Failed(_)) {
+                self.scheduler.commit(scheduled);
             }
+            self.advance(scheduled.rank, outcome);
         }
         self.publish();
     }
 
+    /// Samples the sequences whose masks were late and are there now. Where nothing else can run,
+    /// waits a little for the first of them; not for long, for new requests may come.
+    fn catch_up(&mut self, idle: bool) {
+        let late = self.scheduler.late();
+        let mut patience = if idle { MASK_PATIENCE } else { Duration::ZERO };
+        for rank in late {
+            let constrained = self.scheduler.get_mut(rank).and_then(|s| s.constrained.as_mut());
+            let Some(logits) = constrained.and_then(|c| c.late_logits.take()) else { continue };
+            let counted = self.stats.late_masks;
+            let outcome = self.sample_row(rank, &logits, std::mem::take(&mut patience));
+            // One mask is late once, however often it is asked for.
+            self.stats.late_masks = counted;
+            self.advance(rank, outcome);
+        }
+        if !self.outbox.is_empty() {
+            self.publish();
+        }
+    }
+
+    /// Appends what a step gave a sequence, and ends it where that ends it.
+    fn advance(&mut self, rank: Rank, outcome: Outcome) {
+        let last = match outcome {
+            Outcome::Computed => None,
+            Outcome::Sampled(sample) => self.append(rank, sample),
+            Outcome::Forced(samples) => samples.into_iter().find_map(|sample| {
+                self.stats.forced_tokens += 1;
+                self.append(rank, sample)
+            }),
+            Outcome::Failed(failure) => Some(Event::Failed(failure)),
+        };
+        if let Some(event) = last
+            && let Some(mut sequence) = self.scheduler.retire(rank)
+        {
+            self.outbox.push(sequence.sink.letter(event));
+        }
+    }
+
     /// Returns the sequence's last event, if it ends here.
-    fn advance(&mut self, scheduled: Scheduled, sample: Option<Sample>) -> Option<Event> {
-        let sequence = self.scheduler.commit(scheduled)?;
-        let Sample { id, logprob } = sample?;
+    fn append(&mut self, rank: Rank, Sample { id, logprob }: Sample) -> Option<Event> {
+        let sequence = self.scheduler.get_mut(rank)?;
         self.stats.generation_tokens += 1;
-        let finish = sequence.push(id, &self.config);
-        if matches!(finish, None | Some(FinishReason::Length)) {
-            self.outbox.push(sequence.sink.letter(Event::Token { id, logprob, complete: true }));
+        let finish = match sequence.push(id, &self.config) {
+            Ok(finish) => finish,
+            Err(failure) => return Some(Event::Failed(failure)),
+        };
+        let is_end = matches!(finish, Some(FinishReason::Eos(_) | FinishReason::StopToken(_)));
+        if !is_end {
+            let complete = sequence.is_complete();
+            self.outbox.push(sequence.sink.letter(Event::Token { id, logprob, complete }));
         }
         finish.map(Event::Finished)
     }

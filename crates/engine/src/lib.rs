@@ -6,6 +6,7 @@
 //! - `scheduler` decides which tokens run (decode rows first, then chunks of prefill),
 //! - `block_cache` owns the KV blocks, who refers to them and which prefixes they hold,
 //! - `runner` runs them (the model; a fake in tests),
+//! - `constrained` follows a constraint's grammar, whose masks `masks` computes meanwhile,
 //! - `sampler` turns logits into tokens,
 //! - `engine` ties these together, and is the handle that others hold.
 //!
@@ -18,10 +19,12 @@
 
 mod block_cache;
 mod config;
+mod constrained;
 mod engine;
 mod events;
 #[cfg(test)]
 mod fake_runner;
+mod masks;
 mod params;
 mod request;
 mod runner;

@@ -13,6 +13,8 @@ mod weights;
 
 use std::cmp::Ordering;
 
+use wharf_grammar::TokenMask;
+
 use crate::{Failure, SamplingParams, TokenLogprob};
 use penalties::Penalties;
 use weights::{Scale, Weights};
@@ -26,6 +28,8 @@ pub(crate) struct Context<'a> {
     pub(crate) eos_token_ids: &'a [u32],
     pub(crate) seed: u64,
     pub(crate) choice: u32,
+    /// What a constraint allows, and whether the answer may end here.
+    pub(crate) mask: Option<(&'a TokenMask, bool)>,
 }
 
 /// A sampled token.
@@ -42,7 +46,10 @@ pub(crate) enum SampleError {
     NotFinite,
     #[error("penalties or logit_bias make the logits overflow")]
     Overflow,
-    #[error("no token is left: allowed_token_ids, bad_words and min_tokens exclude all")]
+    #[error(
+        "no token is left: allowed_token_ids, bad_words, min_tokens and the constraint, where there \
+         is one, exclude all"
+    )]
     NothingAllowed,
 }
 
@@ -87,6 +94,12 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
+    /// `id` without choosing it, and its log-probability where that is wanted. `logits` as for
+    /// [`Self::sample`].
+    pub(crate) fn forced(logits: &[f32], id: u32, params: &SamplingParams) -> Sample {
+        Sample { id, logprob: params.logprobs.map(|k| logprobs::at(logits, id, k)) }
+    }
+
     /// Chooses the next token. `logits`: `[vocab_size]`, as the model gave them.
     pub(crate) fn sample(
         &mut self,

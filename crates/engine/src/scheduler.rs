@@ -1,7 +1,7 @@
 //! Decides which tokens run in each step, and which sequences have blocks.
 //!
-//! Every running sequence with one token to go has its row first, so a long prompt never stalls
-//! the streams beside it; what is left of the budget goes to chunks of prefill in order of rank
+//! Every running sequence that decodes has its row first (and what its constraint forced after that,
+//! as far as the budget goes), so a long prompt never stalls the streams beside it; what is left of the budget goes to chunks of prefill in order of rank
 //! (priority, then arrival). Nothing overtakes a sequence of better rank that waits for a slot or
 //! for blocks; one that waits for another choice to compute their prompt lets others by.
 //!
@@ -169,6 +169,18 @@ impl Scheduler {
         self.running.get(&rank)
     }
 
+    /// A running sequence.
+    pub(crate) fn get_mut(&mut self, rank: Rank) -> Option<&mut Sequence> {
+        self.running.get_mut(&rank)
+    }
+
+    /// The running sequences whose logits wait for a mask.
+    pub(crate) fn late(&self) -> Vec<Rank> {
+        let is_late =
+            |s: &Sequence| s.constrained.as_ref().is_some_and(|c| c.late_logits.is_some());
+        self.running.iter().filter(|(_, s)| is_late(s)).map(|(rank, _)| *rank).collect()
+    }
+
     /// All choices of a request, running or waiting.
     pub(crate) fn choices(&mut self, request: &Request) -> impl Iterator<Item = &mut Sequence> {
         let all = choices_of(request);
@@ -197,13 +209,17 @@ impl Scheduler {
         }
     }
 
-    /// One row for every running sequence with one token to go.
+    /// One row for every running sequence that decodes, more where forced tokens want them and the
+    /// budget has them.
     fn plan_decode(&mut self, plan: &mut Plan) {
-        let decoding = |(rank, s): (&Rank, &Sequence)| (s.num_uncomputed() == 1).then_some(*rank);
+        let decoding = |(rank, s): (&Rank, &Sequence)| s.is_decoding().then_some(*rank);
         let decoding: Vec<Rank> = self.running.iter().filter_map(decoding).collect();
+        let mut spare = self.max_batched_tokens.saturating_sub(decoding.len());
         for rank in decoding {
             if self.grow(rank) {
-                self.schedule(plan, rank, 1);
+                let before = plan.batch.tokens.len();
+                self.schedule(plan, rank, 1 + spare);
+                spare -= (plan.batch.tokens.len() - before).saturating_sub(1);
             }
         }
     }
@@ -229,6 +245,10 @@ impl Scheduler {
         if let Some((rank, mut sequence)) = self.running.pop_last() {
             self.cache.release_table(&mut sequence.block_table);
             sequence.num_computed = 0;
+            // Its last row will be computed again.
+            if let Some(constrained) = &mut sequence.constrained {
+                constrained.late_logits = None;
+            }
             self.preemptions += 1;
             self.waiting.insert(rank, sequence);
         }
@@ -240,7 +260,8 @@ impl Scheduler {
         let mut after = Unbounded;
         while plan.batch.tokens.len() < self.max_batched_tokens {
             let rest = (after, Unbounded);
-            let unfinished = |(_, s): &(&Rank, &Sequence)| s.num_uncomputed() > 1;
+            let unfinished =
+                |(_, s): &(&Rank, &Sequence)| s.num_uncomputed() > 1 && !s.is_decoding();
             let running = self.running.range(rest).find(unfinished).map(|(rank, _)| *rank);
             let waiting = self.waiting.range(rest).next().map(|(rank, _)| *rank);
             let waiting = waiting.filter(|_| !full);

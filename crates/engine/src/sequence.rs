@@ -5,8 +5,9 @@ use std::{cell::Cell, rc::Rc, time::Instant};
 use wharf_model::BLOCK_TOKENS;
 
 use crate::{
-    EngineConfig, FinishReason, SamplingParams,
+    EngineConfig, Failure, FinishReason, SamplingParams,
     block_cache::{BlockId, BlockTokens, Salt},
+    constrained::Constrained,
     events::EventSink,
     stats::QueueSlot,
 };
@@ -46,15 +47,23 @@ pub(crate) struct Sequence {
     pub(crate) output: Vec<u32>,
     /// `block_table[p / BLOCK_TOKENS]` holds position `p`. Empty while it waits.
     pub(crate) block_table: Vec<BlockId>,
-    /// Positions whose keys and values are in the cache; always less than [`Self::len`].
+    /// Positions whose keys and values are in the cache; less than [`Self::len`], but while a
+    /// constraint's mask is awaited.
     pub(crate) num_computed: usize,
+    /// Where the answer stands in its grammar, if it has one.
+    pub(crate) constrained: Option<Constrained>,
     pub(crate) sink: EventSink,
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Rc<Request>, choice: u32, sink: EventSink) -> Self {
+    pub(crate) fn new(
+        request: Rc<Request>,
+        choice: u32,
+        constrained: Option<Constrained>,
+        sink: EventSink,
+    ) -> Self {
         let (output, block_table) = (Vec::new(), Vec::new());
-        Self { request, choice, output, block_table, num_computed: 0, sink }
+        Self { request, choice, output, block_table, num_computed: 0, constrained, sink }
     }
 
     pub(crate) fn rank(&self) -> Rank {
@@ -67,9 +76,21 @@ impl Sequence {
         self.request.prompt.len() + self.output.len()
     }
 
-    /// Tokens still to run through the model before the next one can be sampled; at least 1.
+    /// Tokens still to run through the model before the next one can be sampled; 0 only while a
+    /// constraint's mask is awaited.
     pub(crate) fn num_uncomputed(&self) -> usize {
         self.len() - self.num_computed
+    }
+
+    /// It goes on with its answer: one token, or those that its constraint forced at once.
+    pub(crate) fn is_decoding(&self) -> bool {
+        let answering = self.num_computed >= self.request.prompt.len();
+        self.num_uncomputed() == 1 || (answering && self.num_uncomputed() > 1)
+    }
+
+    /// The answer may end here: it satisfies its constraint, if it has one.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.constrained.as_ref().is_none_or(Constrained::is_complete)
     }
 
     /// Tokens at positions `start..start + count`.
@@ -95,19 +116,33 @@ impl Sequence {
         self.len().div_ceil(BLOCK_TOKENS)
     }
 
-    /// Appends a sampled token and says whether it ends the sequence. A token that ends it as
-    /// end-of-sequence or stop token isn't appended.
-    pub(crate) fn push(&mut self, id: u32, config: &EngineConfig) -> Option<FinishReason> {
+    /// Appends a token and says whether it ends the sequence. A token that ends it as end-of-sequence
+    /// or stop token isn't appended; under a constraint a stop token does so only where the answer
+    /// before it is complete.
+    ///
+    /// # Errors
+    /// The constraint doesn't take it.
+    pub(crate) fn push(
+        &mut self,
+        id: u32,
+        config: &EngineConfig,
+    ) -> Result<Option<FinishReason>, Failure> {
         let params = &self.request.params;
         if !params.ignore_eos && config.eos_token_ids.contains(&id) {
-            return Some(FinishReason::Eos(id));
+            return Ok(Some(FinishReason::Eos(id)));
         }
-        if params.stop_token_ids.contains(&id) {
-            return Some(FinishReason::StopToken(id));
+        if params.stop_token_ids.contains(&id) && self.is_complete() {
+            return Ok(Some(FinishReason::StopToken(id)));
+        }
+        if let Some(constrained) = &mut self.constrained {
+            constrained.consume(id)?;
         }
         self.output.push(id);
+        if self.constrained.as_ref().is_some_and(Constrained::is_finished) {
+            return Ok(Some(FinishReason::Complete));
+        }
         let full = self.output.len() >= self.request.params.max_tokens
             || self.len() >= config.max_model_len;
-        full.then_some(FinishReason::Length)
+        Ok(full.then_some(FinishReason::Length))
     }
 }

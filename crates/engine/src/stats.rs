@@ -30,15 +30,19 @@ pub struct EngineStats {
     pub preemptions: u64,
     /// Prompt tokens of the requests scheduled; each request counts once, cached tokens too.
     pub prompt_tokens: u64,
-    /// Tokens sampled, end-of-sequence and stop tokens too.
+    /// Tokens sampled or forced, end-of-sequence and stop tokens too.
     pub generation_tokens: u64,
+    /// Tokens that a constraint forced, so that they were not sampled.
+    pub forced_tokens: u64,
+    /// Times that the logits were there before the mask of a constraint.
+    pub late_masks: u64,
     /// Steps run, failed ones too.
     pub steps: u64,
     /// Steps in which the runner failed or panicked.
     pub failed_steps: u64,
     /// Rows that were part of a prompt, or of the recomputation of a preempted sequence.
     pub prefill_rows: u64,
-    /// Rows that continued an answer by one token.
+    /// Rows that continued an answer, by one token or by those that a constraint forced.
     pub decode_rows: u64,
 }
 
@@ -57,6 +61,8 @@ pub(crate) struct Shared {
     preemptions: AtomicU64,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
+    forced_tokens: AtomicU64,
+    late_masks: AtomicU64,
     steps: AtomicU64,
     failed_steps: AtomicU64,
     prefill_rows: AtomicU64,
@@ -75,6 +81,8 @@ impl Shared {
         self.preemptions.store(stats.preemptions, Relaxed);
         self.prompt_tokens.store(stats.prompt_tokens, Relaxed);
         self.generation_tokens.store(stats.generation_tokens, Relaxed);
+        self.forced_tokens.store(stats.forced_tokens, Relaxed);
+        self.late_masks.store(stats.late_masks, Relaxed);
         self.steps.store(stats.steps, Relaxed);
         self.failed_steps.store(stats.failed_steps, Relaxed);
         self.prefill_rows.store(stats.prefill_rows, Relaxed);
@@ -93,6 +101,8 @@ impl Shared {
             preemptions: self.preemptions.load(Relaxed),
             prompt_tokens: self.prompt_tokens.load(Relaxed),
             generation_tokens: self.generation_tokens.load(Relaxed),
+            forced_tokens: self.forced_tokens.load(Relaxed),
+            late_masks: self.late_masks.load(Relaxed),
             steps: self.steps.load(Relaxed),
             failed_steps: self.failed_steps.load(Relaxed),
             prefill_rows: self.prefill_rows.load(Relaxed),

@@ -12,6 +12,7 @@ use std::{
 use wharf_engine::{
     Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver,
     SamplingParams,
+    grammar::{Compiler, Constraint, Grammar, Limits, Vocabulary},
     model::{BLOCK_TOKENS, Isa, KvFormat, LoadOptions, Model},
 };
 
@@ -66,7 +67,7 @@ fn run(engine: &Engine, requests: &[GenerateRequest]) -> Outcome<Vec<Vec<Answer>
 }
 
 /// Prompts of several lengths, some with a common prefix; greedy and drawn; one with two choices.
-fn requests(vocab_size: usize, longest: usize) -> Vec<GenerateRequest> {
+fn requests(vocab_size: usize, longest: usize, letters: &Constraint) -> Vec<GenerateRequest> {
     let ids = |count: usize, salt: usize| -> Vec<u32> {
         (0..count).map(|i| ((i * 7919 + i * i * 31 + salt) % vocab_size) as u32).collect()
     };
@@ -97,6 +98,7 @@ fn requests(vocab_size: usize, longest: usize) -> Vec<GenerateRequest> {
     };
     let shared = ids(longest / 3, 1);
     let with = |own: usize| [&shared[..], &ids(own, own)].concat();
+    let constrained = |request| GenerateRequest { constraint: Some(letters.clone()), ..request };
     vec![
         request(0, ids(5, 3), 1),
         request(1, with(9), 1),
@@ -104,7 +106,25 @@ fn requests(vocab_size: usize, longest: usize) -> Vec<GenerateRequest> {
         request(3, with(20), 2),
         request(4, ids(longest / 2, 4), 1),
         request(5, with(9), 1),
+        constrained(request(6, with(9), 1)),
+        constrained(request(7, with(20), 2)),
     ]
+}
+
+/// Choices among letters, a forced run of them, and more choices. Tokens 1 to 26 are the letters.
+fn letters(vocab_size: usize) -> Outcome<Constraint> {
+    let letter = |id: usize| match id {
+        1..=26 => vec![b'a' + id as u8 - 1],
+        _ => Vec::new(),
+    };
+    let vocabulary = Vocabulary {
+        tokens: (0..vocab_size).map(letter).collect(),
+        special: vec![false; vocab_size],
+        eos_token_ids: vec![0],
+        tokenize: Box::new(|text| text.bytes().map(|byte| u32::from(byte - b'a') + 1).collect()),
+    };
+    let grammar = Grammar::Regex("[a-z]{4}forced([a-z]{3}run){2}[a-m]*".into());
+    Ok(Compiler::new(vocabulary, Limits::default())?.compile(&grammar)?)
 }
 
 /// All the ways against each request alone on a fresh engine, in one piece.
@@ -112,7 +132,7 @@ fn check(path: &Path) -> Outcome<()> {
     let model = load(path, 1)?;
     let info = model.info();
     let longest = info.max_model_len.min(LONGEST);
-    let requests = requests(info.vocab_size, longest);
+    let requests = requests(info.vocab_size, longest, &letters(info.vocab_size)?);
     let roomy = EngineConfig {
         max_batched_tokens: 512,
         max_running: 16,

@@ -1,5 +1,6 @@
 //! The engine on a fake runner, step by step, without its thread.
 
+mod constrained;
 mod thread;
 mod workload;
 

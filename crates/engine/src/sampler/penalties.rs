@@ -1,7 +1,10 @@
 //! What a request does to logits before any is chosen: bias, masks and penalties, in this order:
-//! logit_bias, allowed_token_ids, bad_words, min_tokens, repetition, frequency, presence.
+//! logit_bias, allowed_token_ids, the constraint, bad_words, min_tokens, repetition, frequency,
+//! presence.
 //!
 //! A masked token's logit is negative infinity, which no later step changes.
+
+use wharf_grammar::TokenMask;
 
 use super::Context;
 
@@ -30,14 +33,46 @@ impl Penalties {
         if let Some(allowed) = &params.allowed_token_ids {
             self.keep_only(logits, allowed);
         }
+        if let Some((mask, complete)) = context.mask {
+            let ends = if complete { params.stop_token_ids.as_slice() } else { &[] };
+            self.keep_masked(logits, mask, ends);
+            // The mask has end-of-sequence tokens only where the answer may end by them.
+            if params.ignore_eos {
+                context.eos_token_ids.iter().for_each(|&id| mask_out(logits, id));
+            }
+        }
         mask_bad_words(logits, &params.bad_words, context.output);
         if context.output.len() < params.min_tokens {
             let eos = if params.ignore_eos { &[] } else { context.eos_token_ids };
             for &id in eos.iter().chain(&params.stop_token_ids) {
-                mask(logits, id);
+                mask_out(logits, id);
             }
         }
         self.penalise(logits, context);
+    }
+
+    /// Keeps the tokens of `mask`, and `ends` beside them.
+    fn keep_masked(&mut self, logits: &mut [f32], mask: &TokenMask, ends: &[u32]) {
+        self.allowed.clear();
+        let logit = |&id: &u32| Some((id, *logits.get(id as usize)?));
+        self.allowed.extend(ends.iter().filter_map(logit));
+        let words = mask.words().iter().copied().chain(std::iter::repeat(0));
+        for (logits, word) in logits.chunks_mut(u32::BITS as usize).zip(words) {
+            match word {
+                u32::MAX => {}
+                0 => logits.fill(MASKED),
+                _ => {
+                    for (bit, logit) in logits.iter_mut().enumerate() {
+                        if word >> bit & 1 == 0 {
+                            *logit = MASKED;
+                        }
+                    }
+                }
+            }
+        }
+        for &(id, logit) in &self.allowed {
+            logits[id as usize] = logit;
+        }
     }
 
     fn keep_only(&mut self, logits: &mut [f32], allowed: &[u32]) {
@@ -89,12 +124,12 @@ fn mask_bad_words(logits: &mut [f32], bad_words: &[Vec<u32>], output: &[u32]) {
         if let Some((&last, others)) = word.split_last()
             && output.ends_with(others)
         {
-            mask(logits, last);
+            mask_out(logits, last);
         }
     }
 }
 
-fn mask(logits: &mut [f32], id: u32) {
+fn mask_out(logits: &mut [f32], id: u32) {
     if let Some(logit) = logits.get_mut(id as usize) {
         *logit = MASKED;
     }

@@ -26,7 +26,7 @@ fn greedy() -> SamplingParams {
 }
 
 fn context(params: &SamplingParams) -> Context<'_> {
-    Context { params, prompt: &[], output: &[], eos_token_ids: &[], seed: 7, choice: 0 }
+    Context { params, prompt: &[], output: &[], eos_token_ids: &[], seed: 7, choice: 0, mask: None }
 }
 
 fn pick(logits: &[f32], context: &Context<'_>) -> Result<u32, SampleError> {
@@ -313,6 +313,7 @@ proptest! {
         let eos = [3];
         let context = Context {
             params: &params, prompt: &prompt, output: &output, eos_token_ids: &eos, seed, choice: 1,
+            mask: None,
         };
         let mut sampler = Sampler::default();
         let found = sampler.sample(&logits, &context);
@@ -332,4 +333,22 @@ proptest! {
             prop_assert_eq!(kept, naive_candidates(&changed, &params));
         }
     }
+}
+
+#[test]
+fn a_constraint_keeps_its_tokens_and_ends_only_where_it_is_complete() {
+    let mut mask = TokenMask::default();
+    [1, 3, 40].iter().for_each(|&id| mask.insert(id));
+    let params = SamplingParams { stop_token_ids: vec![2], ..greedy() };
+    let mut logits = vec![0.0; 64];
+    (logits[0], logits[1], logits[2], logits[3], logits[40]) = (9.0, 1.0, 8.0, 2.0, 3.0);
+    let with = |complete| Context { mask: Some((&mask, complete)), ..context(&params) };
+    assert_eq!(pick(&logits, &with(false)), Ok(40));
+    assert_eq!(pick(&logits, &with(true)), Ok(2), "a stop token may end what is complete");
+    // Beyond the mask's end there is nothing.
+    logits[63] = 10.0;
+    assert_eq!(pick(&logits, &with(false)), Ok(40));
+    let none = TokenMask::default();
+    let nothing = Context { mask: Some((&none, false)), ..context(&params) };
+    assert_eq!(pick(&logits, &nothing), Err(SampleError::NothingAllowed));
 }

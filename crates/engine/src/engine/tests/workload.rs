@@ -25,6 +25,7 @@ prop_compose! {
         (seed, logprobs) in (any::<u64>(), prop::option::of(0usize..3)),
         repetition_penalty in prop_oneof![Just(1.0f32), Just(1.3f32)],
         (salt, ignore_eos, top_k) in (prop::option::weighted(0.2, "[ab]"), any::<bool>(), 0u32..5),
+        constraint in prop::option::of(prop::sample::select(super::constrained::constraints())),
     ) -> GenerateRequest {
         let mut tokens = prompt(kind, shared);
         tokens.extend(prompt(own_kind, own.max(1)));
@@ -32,7 +33,7 @@ prop_compose! {
             temperature, seed: Some(seed), logprobs, repetition_penalty, ignore_eos, top_k,
             ..params(max_tokens)
         };
-        GenerateRequest { prompt: tokens, n, params, cache_salt: salt.map(Into::into), priority, constraint: None }
+        GenerateRequest { prompt: tokens, n, params, cache_salt: salt.map(Into::into), priority, constraint }
     }
 }
 
@@ -54,13 +55,17 @@ fn any_act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Every running sequence with one token to go gets it in the next step, ends, or is preempted.
+/// Every running sequence with one token to go gets it in the next step (and more where its
+/// constraint forces more), ends, is preempted, or waits for its mask.
 fn step_and_check_decode_rows(bench: &mut Bench) {
     let before = bench.core.scheduler.decoding();
     bench.step();
     for (rank, generated) in before {
         if let Some(sequence) = bench.core.scheduler.get(rank) {
-            assert_eq!(sequence.output.len(), generated + 1, "a decode row starved");
+            let late = sequence.constrained.as_ref().is_some_and(|c| c.late_logits.is_some());
+            assert!(late || sequence.output.len() > generated, "a decode row starved");
+            let forced = sequence.constrained.is_some();
+            assert!(forced || sequence.output.len() == generated + 1, "more than one token");
         }
     }
 }
@@ -68,9 +73,13 @@ fn step_and_check_decode_rows(bench: &mut Bench) {
 proptest! {
     #[test]
     fn a_request_gets_the_same_in_any_company(
-        config in any_config(), acts in prop::collection::vec(any_act(), 1..30),
+        config in any_config(), acts in prop::collection::vec(any_act(), 1..30), late: bool,
     ) {
         let mut bench = Bench::new(config.clone());
+        if late {
+            // Most masks are not there in time then.
+            bench.core.mask_patience = std::time::Duration::ZERO;
+        }
         let mut requests = Vec::new();
         // By (request, choice).
         let mut receivers = BTreeMap::new();
