@@ -1,12 +1,14 @@
 //! `POST /v1/chat/completions`.
 use crate::answer::{self, Head, Plan};
 use crate::chat_format::{ChatFormat, ChoiceState};
+use crate::choice::ChoiceOptions;
 use crate::error::ApiError;
 use crate::generation::Job;
 use crate::prompt::{self, Rendering};
 use crate::request_id::RequestId;
+use crate::shape::{self, Shape, Wishes};
 use crate::state::AppState;
-use crate::{body, refuse, routes, validate};
+use crate::{body, form, refuse, routes, tools, validate};
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use std::sync::Arc;
@@ -48,6 +50,13 @@ fn prepare(
         ("max_tokens", fields.max_tokens),
     ];
     let lengths = validate::lengths(state, &asked, None)?;
+    let wishes = Wishes {
+        form: form::form(fields)?,
+        tools: tools::tools(request)?,
+        thinking_budget: validate::thinking_budget(fields)?,
+        include_reasoning: request.include_reasoning != Some(false),
+    };
+    wishes.check(state)?;
     let options = validate::choice_options(fields, logprobs)?;
     let params = validate::sampling(state, fields, logprobs)?;
     let cache_salt = validate::cache_salt(fields)?;
@@ -57,6 +66,7 @@ fn prepare(
         documents: request.documents.as_deref(),
         kwargs: request.chat_template_kwargs.as_ref(),
         reasoning_effort: request.reasoning_effort.as_deref(),
+        tools: wishes.tools.as_ref().map(|tools| tools.definitions.as_slice()),
     };
     let text = prompt::render(state, &request.messages, &rendering)?;
     // The template has written BOS itself.
@@ -65,6 +75,8 @@ fn prepare(
         return Err(ApiError::Template("the chat template made an empty prompt".to_owned()));
     }
     let params = validate::fit(state, &params, lengths, ids.len())?;
+    let Shape { constraint, stop_rule, parts } = shape::chat(state, &wishes, &text)?;
+    let options = ChoiceOptions { stop_rule, parts, ..options };
     let return_token_ids = fields.return_token_ids == Some(true);
     let format = ChatFormat {
         state: Arc::clone(state),
@@ -76,7 +88,7 @@ fn prepare(
         prompt_token_ids: return_token_ids.then(|| ids.clone()),
         choices: vec![ChoiceState::default(); n],
     };
-    let job = Job { prompts: vec![ids], params: vec![params], n, options, cache_salt };
+    let job = Job { prompts: vec![ids], params: vec![params], n, options, cache_salt, constraint };
     Ok(Plan { job, format, streaming })
 }
 

@@ -1,13 +1,14 @@
 //! `POST /v1/completions`, the legacy route: prompts as they are, without a template.
 use crate::answer::{self, FINGERPRINT, Format, Head, Plan};
-use crate::choice::{LogprobEntry, Update};
+use crate::choice::{ChoiceOptions, LogprobEntry, Update};
 use crate::error::ApiError;
 use crate::generation::Job;
 use crate::logprobs::TokenNames;
 use crate::request_id::RequestId;
+use crate::shape::{self, Shape};
 use crate::sse::Frames;
 use crate::state::AppState;
-use crate::{body, prompt, refuse, routes, validate};
+use crate::{body, form, prompt, refuse, routes, validate};
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -50,6 +51,8 @@ fn prepare(
     let asked = [("max_tokens", fields.max_tokens)];
     let lengths = validate::lengths(state, &asked, default)?;
     let options = validate::choice_options(fields, logprobs)?;
+    let Shape { constraint, stop_rule, parts } = shape::completion(state, form::form(fields)?)?;
+    let options = ChoiceOptions { stop_rule, parts, ..options };
     let params = validate::sampling(state, fields, logprobs)?;
     let cache_salt = validate::cache_salt(fields)?;
     let prompts = prompts(state, request, n)?;
@@ -80,6 +83,7 @@ fn prepare(
         n,
         options,
         cache_salt,
+        constraint,
     };
     Ok(Plan { job, format, streaming })
 }

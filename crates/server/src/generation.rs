@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use wharf_api::{CompletionTokensDetails, FinishReason, PromptTokensDetails, Usage};
+use wharf_engine::grammar::Constraint;
 use wharf_engine::{Event, Failure, GenerateRequest, Receiver, SamplingParams};
 
 /// What to generate: `n` choices for each prompt.
@@ -22,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) n: usize,
     pub(crate) options: ChoiceOptions,
     pub(crate) cache_salt: Option<Arc<str>>,
+    /// What every answer must look like.
+    pub(crate) constraint: Option<Constraint>,
 }
 
 /// Choices on their way; choice `i` of prompt `p` has number `p * n + i`.
@@ -65,7 +68,7 @@ impl Generation {
                 cache_salt: job.cache_salt.clone(),
                 // Else anybody could overtake everybody: `refuse` takes no other.
                 priority: 0,
-                constraint: None,
+                constraint: job.constraint.clone(),
             };
             let receivers = state.engine.submit(request)?;
             generation.prompt_tokens += tokens as u64;

@@ -1,7 +1,7 @@
 //! The HTTP server of one model: routes, SSE, admission, metrics.
 //!
-//! The way of a request: `routes` → `chat` or `completions` (parse, `refuse`, `validate`, `prompt`,
-//! all on the `compute` pool) → `generation` (engine channels) → `choice` (detokenise, stop
+//! The way of a request: `routes` → `chat` or `completions` (parse, `refuse`, `validate`, `tools`,
+//! `form`, `prompt`, `shape`, all on the `compute` pool) → `generation` (engine channels) → `choice` (detokenise, stop
 //! strings, log-probabilities) → `answer` or `sse`. Nothing flows back: a client that leaves drops
 //! the answer, and with it the engine's receivers, which cancels the request.
 //!
@@ -22,7 +22,9 @@ mod compute;
 mod cors;
 mod error;
 mod fault;
+mod form;
 mod generation;
+mod grammars;
 mod logprobs;
 mod metrics;
 mod parts;
@@ -30,9 +32,11 @@ mod prompt;
 mod refuse;
 mod request_id;
 mod routes;
+mod shape;
 mod sse;
 mod state;
 mod tokenize;
+mod tools;
 mod validate;
 
 use axum::serve::ListenerExt;
@@ -41,7 +45,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wharf_engine::Engine;
-use wharf_text::{template::ChatTemplate, tokenizer::Tokenizer};
+use wharf_text::{
+    reasoning::ReasoningFormat, template::ChatTemplate, tokenizer::Tokenizer,
+    tool_calls::ToolFormat,
+};
 
 /// The least time that answers have to reach their clients once the last one is made: at the
 /// drain's deadline, as before it, they still have to be written.
@@ -55,6 +62,10 @@ pub struct ServedModel {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The model's chat template; without one, chat completions are refused.
     pub template: Option<ChatTemplate>,
+    /// How the model writes tool calls.
+    pub tool_format: &'static dyn ToolFormat,
+    /// How it marks its reasoning; `None`: it is not told apart.
+    pub reasoning_format: Option<&'static dyn ReasoningFormat>,
     /// The model's own defaults.
     pub defaults: SamplingDefaults,
     /// Longest sequence in tokens, prompt and answer. The engine's limits may lower it.

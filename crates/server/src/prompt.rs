@@ -31,6 +31,8 @@ pub(crate) struct Rendering<'a> {
     pub(crate) documents: Option<&'a [Value]>,
     pub(crate) kwargs: Option<&'a Map<String, Value>>,
     pub(crate) reasoning_effort: Option<&'a str>,
+    /// Tools that may be called, as OpenAI writes them.
+    pub(crate) tools: Option<&'a [Value]>,
 }
 
 /// Renders `messages` with the model's template.
@@ -71,7 +73,7 @@ pub(crate) fn render(
     }
     let input = RenderInput {
         messages,
-        tools: None,
+        tools: rendering.tools.map(<[Value]>::to_vec),
         documents: rendering.documents.map(<[Value]>::to_vec),
         add_generation_prompt: rendering.add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,

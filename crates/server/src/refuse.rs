@@ -6,8 +6,6 @@
 use crate::error::ApiError;
 use serde_json::Value;
 use wharf_api::range::REASONING_EFFORTS;
-use wharf_api::response_format::ResponseFormatKind;
-use wharf_api::tools::{FunctionDefinition, Tool, ToolChoice};
 use wharf_api::{ChatCompletionRequest, CompletionRequest, GenerationFields, Integer};
 
 /// Says that `field` is not supported if `asked`.
@@ -17,11 +15,6 @@ fn refuse_if(asked: bool, field: &str, reason: &str) -> Result<(), ApiError> {
 
 /// Fields of both routes.
 pub(crate) fn generation(fields: &GenerationFields) -> Result<(), ApiError> {
-    if let Some(format) = &fields.response_format {
-        let structured = format.kind != ResponseFormatKind::Text;
-        refuse_if(structured, "response_format", "only `text` is, so far")?;
-    }
-    structured(fields)?;
     let one = Some(Integer(1));
     let is = |flag: Option<bool>| flag == Some(true);
     let logprob_ids = fields.logprob_token_ids.is_some();
@@ -33,8 +26,6 @@ pub(crate) fn generation(fields: &GenerationFields) -> Result<(), ApiError> {
     refuse_if(is(fields.early_stopping), "early_stopping", "it belongs to beam search")?;
     let best_of = fields.best_of.is_some() && fields.best_of != one && fields.best_of != fields.n;
     refuse_if(best_of, "best_of", "only the value of `n` is")?;
-    let budget = fields.thinking_token_budget.is_some();
-    refuse_if(budget, "thinking_token_budget", "not yet")?;
     refuse_if(fields.repetition_detection.is_some(), "repetition_detection", "not yet")?;
     let watermarking = !matches!(fields.watermarking, None | Some(Value::Bool(false)));
     refuse_if(watermarking, "watermarking", "not yet")?;
@@ -58,38 +49,13 @@ pub(crate) fn generation(fields: &GenerationFields) -> Result<(), ApiError> {
     refuse_if(fields.vllm_xargs.is_some(), "vllm_xargs", "there are no plugins")
 }
 
-/// Structured outputs, by all their names.
-fn structured(fields: &GenerationFields) -> Result<(), ApiError> {
-    let asked = [
-        ("structured_outputs", &fields.structured_outputs),
-        ("guided_json", &fields.guided_json),
-        ("guided_regex", &fields.guided_regex),
-        ("guided_choice", &fields.guided_choice),
-        ("guided_grammar", &fields.guided_grammar),
-        ("guided_whitespace_pattern", &fields.guided_whitespace_pattern),
-        ("guided_decoding_backend", &fields.guided_decoding_backend),
-        ("structural_tag", &fields.structural_tag),
-    ];
-    for (name, value) in asked {
-        refuse_if(value.is_some(), name, "structured outputs are not there yet")?;
-    }
-    Ok(())
-}
-
 /// Fields of chat completions.
 pub(crate) fn chat(request: &ChatCompletionRequest) -> Result<(), ApiError> {
     generation(&request.generation)?;
-    let not_yet = "tools are not there yet";
-    refuse_if(has_any::<Tool>(&request.tools), "tools", not_yet)?;
-    refuse_if(has_any::<FunctionDefinition>(&request.functions), "functions", not_yet)?;
-    tool_choice("tool_choice", request.tool_choice.as_ref())?;
-    tool_choice("function_call", request.function_call.as_ref())?;
     let echo = request.generation.echo == Some(true);
     refuse_if(echo, "echo", "only /v1/completions has it")?;
     let reason = "the template is the model's";
     refuse_if(request.chat_template.is_some(), "chat_template", reason)?;
-    let hidden = request.include_reasoning == Some(false);
-    refuse_if(hidden, "include_reasoning", "reasoning is not told apart from the answer yet")?;
     if let Some(effort) = &request.reasoning_effort
         && !REASONING_EFFORTS.contains(&effort.as_str())
     {
@@ -106,27 +72,13 @@ pub(crate) fn chat(request: &ChatCompletionRequest) -> Result<(), ApiError> {
     }
 }
 
-/// Without tools, only "none" makes sense.
-fn tool_choice(field: &str, choice: Option<&ToolChoice>) -> Result<(), ApiError> {
-    match choice {
-        None => Ok(()),
-        Some(ToolChoice::Mode(mode)) if mode == "none" => Ok(()),
-        Some(ToolChoice::Mode(mode)) if !matches!(mode.as_str(), "auto" | "required") => {
-            Err(ApiError::field(field, format!("`{mode}` is not none, auto or required")))
-        }
-        Some(_) => Err(ApiError::field(field, "it is only allowed with tools")),
-    }
-}
-
-fn has_any<T>(list: &Option<Vec<T>>) -> bool {
-    list.as_ref().is_some_and(|list| !list.is_empty())
-}
-
 /// Fields of legacy completions.
 pub(crate) fn completion(request: &CompletionRequest) -> Result<(), ApiError> {
     generation(&request.generation)?;
     let suffix = request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty());
     refuse_if(suffix, "suffix", "the model cannot fill gaps")?;
+    let budget = request.generation.thinking_token_budget.is_some();
+    refuse_if(budget, "thinking_token_budget", "only chat completions tell reasoning apart")?;
     refuse_if(request.prompt_embeds.is_some(), "prompt_embeds", "send text or token ids")?;
     let echo_logprobs = request.generation.echo == Some(true) && request.logprobs.is_some();
     refuse_if(echo_logprobs, "echo", "not together with `logprobs`, so far")

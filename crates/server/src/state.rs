@@ -2,14 +2,18 @@
 use crate::admission::Admission;
 use crate::compute::Compute;
 use crate::error::ApiError;
+use crate::grammars::Grammars;
 use crate::metrics::Metrics;
 use crate::{SamplingDefaults, ServedModel, ServerConfig};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wharf_engine::Engine;
 use wharf_engine::model::BLOCK_TOKENS;
+use wharf_text::detokenizer::token_text;
+use wharf_text::reasoning::ReasoningFormat;
 use wharf_text::template::ChatTemplate;
 use wharf_text::tokenizer::Tokenizer;
+use wharf_text::tool_calls::ToolFormat;
 
 /// How long templates and tokenising may take for one request.
 const COMPUTE_LIMIT: Duration = Duration::from_secs(10);
@@ -22,6 +26,11 @@ pub(crate) struct AppState {
     pub(crate) names: Vec<String>,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
+    pub(crate) tool_format: &'static dyn ToolFormat,
+    pub(crate) reasoning_format: Option<&'static dyn ReasoningFormat>,
+    pub(crate) compiler: Grammars,
+    /// Special tokens by their text, but for those that end answers.
+    special: Vec<(String, u32)>,
     pub(crate) defaults: SamplingDefaults,
     /// Longest sequence in tokens that model, engine and KV cache can all take.
     pub(crate) max_model_len: usize,
@@ -53,8 +62,12 @@ impl AppState {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             names: model.names,
-            tokenizer: model.tokenizer,
             template: model.template,
+            compiler: Grammars::start(Arc::clone(&model.tokenizer), limits.eos_token_ids.clone()),
+            special: special_tokens(model.tokenizer.as_ref(), &limits.eos_token_ids),
+            tokenizer: model.tokenizer,
+            tool_format: model.tool_format,
+            reasoning_format: model.reasoning_format,
             defaults: model.defaults,
             max_model_len,
             longest_token: longest.unwrap_or(1).max(1),
@@ -65,6 +78,12 @@ impl AppState {
             compute: Compute::new(threads, most_requests, COMPUTE_LIMIT),
             started: unix_now(),
         })
+    }
+
+    /// The special tokens that are, or are part of, one of `markers`.
+    pub(crate) fn special_in(&self, markers: &[&str]) -> impl Iterator<Item = u32> {
+        let is_in = |text: &str| markers.iter().any(|marker| marker.contains(text));
+        self.special.iter().filter(move |(text, _)| is_in(text)).map(|(_, id)| *id)
     }
 
     /// The name that an answer carries, for the name that a request has.
@@ -81,6 +100,14 @@ impl AppState {
             }),
         }
     }
+}
+
+/// Special tokens by their text, but for those that end answers.
+fn special_tokens(tokenizer: &dyn Tokenizer, eos_token_ids: &[u32]) -> Vec<(String, u32)> {
+    let count = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+    let special = (0..count).filter(|&id| tokenizer.is_special(id) && !eos_token_ids.contains(&id));
+    let named = special.map(|id| (token_text(tokenizer, id), id));
+    named.filter(|(text, _)| !text.is_empty()).collect()
 }
 
 /// Seconds since 1970.

@@ -262,6 +262,18 @@ pub(crate) fn copies(params: &SamplingParams, prompts: usize) -> Result<(), ApiE
     Err(ApiError::field("prompt", reason))
 }
 
+/// `thinking_token_budget`.
+pub(crate) fn thinking_budget(fields: &GenerationFields) -> Result<Option<usize>, ApiError> {
+    match fields.thinking_token_budget {
+        None => Ok(None),
+        Some(Integer(tokens)) if tokens >= 0 => Ok(Some(to_usize(tokens))),
+        Some(Integer(tokens)) => {
+            let reason = format!("must be at least 0, got {tokens}");
+            Err(ApiError::field("thinking_token_budget", reason))
+        }
+    }
+}
+
 /// `cache_salt`.
 pub(crate) fn cache_salt(
     fields: &GenerationFields,

@@ -1,0 +1,220 @@
+//! What an answer may look like as a whole: reasoning, then calls or content in its form.
+//!
+//! Everything that constrains an answer becomes one grammar here; and what tells its parts apart
+//! afterwards is chosen beside it, so that the two cannot disagree.
+use crate::completeness::StopRule;
+use crate::error::ApiError;
+use crate::form::{Form, refusal};
+use crate::parts::{Calls, Parts};
+use crate::state::AppState;
+use crate::tools::{Mode, Tools};
+use std::sync::Arc;
+use wharf_engine::grammar::{Constraint, Grammar, GrammarError};
+use wharf_text::output::{OutputParser, PlainText};
+use wharf_text::reasoning::{Opening, ReasoningFormat};
+
+/// White space that a model may write between its reasoning and a constrained answer.
+const GAP: &str = r"[ \n\r\t]{0,4}";
+
+/// What the answer is held to, and how it is read.
+pub(crate) struct Shape {
+    pub(crate) constraint: Option<Constraint>,
+    pub(crate) stop_rule: StopRule,
+    pub(crate) parts: Parts,
+}
+
+/// What a request asks of its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Wishes {
+    pub(crate) form: Option<Form>,
+    pub(crate) tools: Option<Tools>,
+    /// Most tokens of reasoning.
+    pub(crate) thinking_budget: Option<usize>,
+    pub(crate) include_reasoning: bool,
+}
+
+impl Wishes {
+    /// Only the content's form.
+    pub(crate) fn form(form: Option<Form>) -> Self {
+        Self { form, tools: None, thinking_budget: None, include_reasoning: true }
+    }
+
+    /// Refuses what cannot be asked for together, or not of this model.
+    pub(crate) fn check(&self, state: &AppState) -> Result<(), ApiError> {
+        if let (Some(form), Some(tools)) = (&self.form, &self.tools)
+            && tools.mode != Mode::Auto
+        {
+            let reason = "not together with a `tool_choice` that asks for a call";
+            return Err(ApiError::field(&form.field, reason));
+        }
+        if self.thinking_budget.is_some() && state.reasoning_format.is_none() {
+            let reason = "the model is not known to reason";
+            return Err(ApiError::unsupported("thinking_token_budget", reason));
+        }
+        Ok(())
+    }
+}
+
+/// The shape of an answer to `prompt`, a rendered conversation. On the compute pool: grammars are
+/// compiled here.
+///
+/// # Errors
+/// What cannot be enforced, with its path.
+pub(crate) fn chat(state: &AppState, wishes: &Wishes, prompt: &str) -> Result<Shape, ApiError> {
+    let opening = state.reasoning_format.map(|format| format.opening(prompt));
+    let body = body(state, wishes)?;
+    let body = match (body, wishes.thinking_budget) {
+        (None, Some(_)) if opening != Some(Opening::Content) => {
+            Some(Grammar::Free { triggers: Vec::new(), max: None })
+        }
+        (body, _) => body,
+    };
+    let grammar = body.map(|body| match (state.reasoning_format, opening) {
+        (Some(format), Some(opening)) => {
+            after_reasoning(format, opening, wishes.thinking_budget, body)
+        }
+        _ => body,
+    });
+    let constraint = grammar.map(|grammar| compile(state, wishes, &grammar)).transpose()?;
+    let stop_rule = match (&constraint, &wishes.form, &wishes.tools) {
+        (None, ..) => StopRule::Anywhere,
+        (Some(_), None, tools) if tools.as_ref().is_none_or(|t| t.mode == Mode::Auto) => {
+            StopRule::FreeText
+        }
+        _ => StopRule::Complete,
+    };
+    Ok(Shape { constraint, stop_rule, parts: parts(state, wishes, opening) })
+}
+
+/// The shape of a plain completion: its form, and nothing told apart.
+///
+/// # Errors
+/// What cannot be enforced, with its path.
+pub(crate) fn completion(state: &AppState, form: Option<Form>) -> Result<Shape, ApiError> {
+    let grammar = form.as_ref().map(|form| form.grammar.clone());
+    let wishes = Wishes::form(form);
+    let constraint = grammar.map(|grammar| compile(state, &wishes, &grammar)).transpose()?;
+    let stop_rule = if constraint.is_some() { StopRule::Complete } else { StopRule::Anywhere };
+    Ok(Shape { constraint, stop_rule, parts: Parts::plain() })
+}
+
+/// What follows the reasoning; `None`: anything.
+fn body(state: &AppState, wishes: &Wishes) -> Result<Option<Grammar>, ApiError> {
+    let form = wishes.form.as_ref().map(|form| &form.grammar);
+    let start = state.reasoning_format.map_or("", |format| format.content_start());
+    let form = form.map(|form| match start {
+        "" => form.clone(),
+        start => Grammar::Sequence(vec![Grammar::Literal(start.to_owned()), form.clone()]),
+    });
+    let Some(tools) = &wishes.tools else { return Ok(form) };
+    let calls = state.tool_format.grammar(&tools.specs(), tools.parallel);
+    let calls = calls.map_err(|error| refused_tool(tools, error))?;
+    Ok(Some(match (tools.mode, form) {
+        (Mode::Auto, None) => Grammar::Free { triggers: calls.triggers, max: calls.max_triggers },
+        (Mode::Auto, Some(form)) => Grammar::AnyOf(vec![calls.required, form]),
+        (Mode::Required | Mode::Named, _) => calls.required,
+    }))
+}
+
+/// `body` after the reasoning that the prompt leaves open, or that the model may begin.
+fn after_reasoning(
+    format: &dyn ReasoningFormat,
+    opening: Opening,
+    budget: Option<usize>,
+    body: Grammar,
+) -> Grammar {
+    let until = Grammar::Until { ends: vec![format.end().to_owned()], max_tokens: budget };
+    let free = matches!(body, Grammar::Free { .. });
+    let gap = (!free).then(|| Grammar::Regex(GAP.to_owned()));
+    let rest: Vec<Grammar> =
+        std::iter::once(until).chain(gap).chain(std::iter::once(body.clone())).collect();
+    match opening {
+        Opening::Content => body,
+        Opening::Reasoning => Grammar::Sequence(rest),
+        Opening::Undecided => {
+            let start = Grammar::Literal(format.start().to_owned());
+            let thought = Grammar::Sequence(std::iter::once(start).chain(rest).collect());
+            Grammar::AnyOf(vec![thought, body])
+        }
+    }
+}
+
+/// Compiles `grammar`. Its parts that come from the request are compiled first, each alone, so that
+/// an error has the path of its own field; what has been compiled once costs nothing again.
+fn compile(state: &AppState, wishes: &Wishes, grammar: &Grammar) -> Result<Constraint, ApiError> {
+    let compiler = state.compiler.get()?;
+    if let Some(form) = &wishes.form {
+        compiler.compile(&form.grammar).map_err(|error| refusal(&form.field, error))?;
+    }
+    for (field, spec) in wishes.tools.iter().flat_map(|tools| &tools.callable) {
+        let checked = compiler.check_schema(&spec.parameters);
+        checked.map_err(|error| refusal(&format!("{field}.parameters"), error))?;
+    }
+    let field = match (&wishes.form, &wishes.tools) {
+        (Some(form), _) => form.field.as_str(),
+        (None, Some(_)) => "tools",
+        (None, None) => "thinking_token_budget",
+    };
+    compiler.compile(grammar).map_err(|error| refusal(field, error))
+}
+
+/// An error whose path begins with the tool's name.
+fn refused_tool(tools: &Tools, error: GrammarError) -> ApiError {
+    let split = |path: &str| {
+        tools.callable.iter().find_map(|(field, spec)| {
+            let rest = path.strip_prefix(spec.name.as_str())?;
+            Some((format!("{field}.parameters"), rest.trim_start_matches('.').to_owned()))
+        })
+    };
+    match error {
+        GrammarError::Unsupported { path, keyword, reason } => match split(&path) {
+            Some((field, path)) => {
+                refusal(&field, GrammarError::Unsupported { path, keyword, reason })
+            }
+            None => refusal("tools", GrammarError::Unsupported { path, keyword, reason }),
+        },
+        GrammarError::Invalid { path, reason } => match split(&path) {
+            Some((field, path)) => refusal(&field, GrammarError::Invalid { path, reason }),
+            None => refusal("tools", GrammarError::Invalid { path, reason }),
+        },
+        other => refusal("tools", other),
+    }
+}
+
+/// How the answer is read.
+fn parts(state: &AppState, wishes: &Wishes, opening: Option<Opening>) -> Parts {
+    let specs = wishes.tools.as_ref().map(Tools::specs);
+    let calls = wishes.tools.as_ref().map_or_else(
+        || Parts::plain().calls,
+        |tools| Calls {
+            legacy: tools.legacy,
+            named: tools.mode == Mode::Named,
+            short_ids: state.tool_format.name() == "mistral",
+        },
+    );
+    let mut shown = Vec::new();
+    if specs.is_some() {
+        shown.extend(state.special_in(state.tool_format.markers()));
+    }
+    if let Some(format) = state.reasoning_format {
+        shown.extend(state.special_in(format.markers()));
+    }
+    let (tool_format, reasoning) = (state.tool_format, state.reasoning_format.zip(opening));
+    let parser = move || -> Box<dyn OutputParser> {
+        let content: Box<dyn OutputParser> = match &specs {
+            Some(specs) => tool_format.parser(specs),
+            None => Box::new(PlainText),
+        };
+        match reasoning {
+            Some((format, opening)) => format.parser(opening, content),
+            None => content,
+        }
+    };
+    Parts {
+        parser: Arc::new(parser),
+        shown: shown.into(),
+        reasons: reasoning.is_some(),
+        include_reasoning: wishes.include_reasoning,
+        calls,
+    }
+}
