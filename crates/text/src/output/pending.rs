@@ -68,6 +68,11 @@ impl Pending {
         &self.text[from..self.start]
     }
 
+    /// Gives back the last `len` bytes that were removed.
+    pub(crate) fn put_back(&mut self, len: usize) {
+        self.start -= len;
+    }
+
     /// Removes white space from the front; whether anything else follows.
     pub(crate) fn skip_whitespace(&mut self) -> bool {
         self.start += whitespace(self.text());

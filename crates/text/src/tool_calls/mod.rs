@@ -4,6 +4,9 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod json_call_parser;
+mod json_calls;
+mod json_object;
 mod raw_text;
 mod schema_types;
 mod tagged;
@@ -29,6 +32,11 @@ pub struct ToolSpec {
 pub trait ToolFormat: Send + Sync {
     /// As `--tool-call-parser` has it: vLLM's name.
     fn name(&self) -> &'static str;
+
+    /// Other names it goes by.
+    fn aliases(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Texts that mark calls. Where the vocabulary has one of them as a special token, it has to be
     /// shown to the parser.
@@ -61,17 +69,56 @@ pub struct CallGrammar {
 
 /// All formats, by name.
 pub fn formats() -> &'static [&'static dyn ToolFormat] {
-    static FORMATS: LazyLock<Vec<&dyn ToolFormat>> =
-        LazyLock::new(|| tagged::FORMATS.iter().map(|format| format as &dyn ToolFormat).collect());
+    static FORMATS: LazyLock<Vec<&dyn ToolFormat>> = LazyLock::new(|| {
+        let json = json_calls::FORMATS.iter().map(|format| format as &dyn ToolFormat);
+        let tagged = tagged::FORMATS.iter().map(|format| format as &dyn ToolFormat);
+        json.chain(tagged).collect()
+    });
     &FORMATS
 }
 
 /// The format of this name, or of one of its other names.
 pub fn by_name(name: &str) -> Option<&'static dyn ToolFormat> {
-    formats().iter().copied().find(|format| format.name() == name)
+    let called =
+        |format: &dyn ToolFormat| format.name() == name || format.aliases().contains(&name);
+    formats().iter().copied().find(|format| called(*format))
 }
 
+/// Texts that distinguish a chat template, and the format that it writes calls in. The first row
+/// counts of which a template holds all.
+const SIGNS: &[(&[&str], &str)] = &[
+    (&["<|channel|>commentary"], "openai"),
+    (&["｜DSML｜", "function_calls"], "deepseek_v32"),
+    (&["｜DSML｜", "tool_calls"], "deepseek_v4"),
+    (&["<｜tool▁calls▁begin｜>", "```json"], "deepseek_v3"),
+    (&["<｜tool▁calls▁begin｜>"], "deepseek_v31"),
+    (&["<|tool_calls_section_begin|>"], "kimi_k2"),
+    (&["<minimax:tool_call>"], "minimax_m2"),
+    (&["<seed:tool_call>"], "seed_oss"),
+    (&["<steptml:invoke"], "step3"),
+    (&["<arg_key>", "<tool_sep>"], "hy_v3"),
+    (&["<arg_key>"], "glm45"),
+    (&["<function=", "<parameter="], "qwen3_coder"),
+    (&["<start_function_call>"], "functiongemma"),
+    (&["<|tool_call>call:"], "gemma4"),
+    (&["<|tool_call_start|>"], "lfm2"),
+    (&["<function_calls>"], "olmo3"),
+    (&["<longcat_tool_call>"], "longcat"),
+    (&["<ifm|tool_calls>"], "k2_horizon"),
+    (&["<|tools_prefix|>"], "apertus"),
+    (&["<|action_start|>"], "internlm"),
+    (&["functools["], "phi4_mini_json"),
+    (&["[TOOL_CALLS]"], "mistral"),
+    (&["<|tool_call|>"], "granite"),
+    (&["<function_call>"], "granite-20b-fc"),
+    (&["<tool_calls>"], "jamba"),
+    (&["<tool_call>"], "hermes"),
+    (&["\"parameters\":", "<|eot_id|>"], "llama3_json"),
+    (&["<|python_start|>"], "llama4_pythonic"),
+];
+
 /// The format that a chat template writes calls in, as far as that can be seen in it.
-pub fn detect(_template: &str) -> Option<&'static dyn ToolFormat> {
-    None
+pub fn detect(template: &str) -> Option<&'static dyn ToolFormat> {
+    let row = SIGNS.iter().find(|(signs, _)| signs.iter().all(|sign| template.contains(sign)));
+    row.and_then(|(_, name)| by_name(name))
 }

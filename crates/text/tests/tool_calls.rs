@@ -1,0 +1,311 @@
+//! Every tool-call format against recorded and constructed answers, and every way of cutting them.
+//!
+//! The cases lie beside the checkout (`<repo>/../shared/fixtures/toolcalls`); where they are not,
+//! only our own few run.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "tests may panic, helpers included")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use proptest::prelude::*;
+use serde_json::Value;
+use wharf_text::{
+    output::OutputEvent,
+    tool_calls::{ToolFormat, ToolSpec, by_name, formats},
+};
+
+#[path = "tool_calls/differences.rs"]
+mod differences;
+
+/// An answer and what is in it.
+struct Case {
+    id: String,
+    format: String,
+    text: String,
+    tools: Vec<ToolSpec>,
+    content: Option<String>,
+    /// Name and arguments.
+    calls: Vec<(String, Value)>,
+}
+
+/// Events with neighbours of a kind joined.
+fn joined(events: Vec<OutputEvent>) -> Vec<OutputEvent> {
+    use OutputEvent::{Arguments, Content, Reasoning};
+    let mut out: Vec<OutputEvent> = Vec::new();
+    for event in events {
+        match (out.last_mut(), event) {
+            (Some(Content(text)), Content(more))
+            | (Some(Reasoning(text)), Reasoning(more))
+            | (Some(Arguments(text)), Arguments(more)) => text.push_str(&more),
+            (_, event) => out.push(event),
+        }
+    }
+    out
+}
+
+fn parse(format: &dyn ToolFormat, tools: &[ToolSpec], pieces: &[&str]) -> Vec<OutputEvent> {
+    let mut parser = format.parser(tools);
+    let mut events = Vec::new();
+    for piece in pieces {
+        parser.push(piece, &mut events);
+    }
+    parser.finish(&mut events);
+    assert!(!events.iter().any(|event| matches!(
+        event,
+        OutputEvent::Content(text) | OutputEvent::Arguments(text) if text.is_empty()
+    )));
+    joined(events)
+}
+
+/// Content, and complete calls with their arguments as JSON.
+fn summary(events: &[OutputEvent]) -> (String, Vec<(String, Value)>) {
+    let (mut content, mut calls) = (String::new(), Vec::new());
+    let mut open: Option<(String, String)> = None;
+    for event in events {
+        match event {
+            OutputEvent::Content(text) => content.push_str(text),
+            OutputEvent::CallStart { name } => open = Some((name.clone(), String::new())),
+            OutputEvent::Arguments(text) => {
+                if let Some((_, arguments)) = &mut open {
+                    arguments.push_str(text);
+                }
+            }
+            OutputEvent::CallEnd => {
+                let (name, arguments) = open.take().expect("a call ends that has begun");
+                let arguments = serde_json::from_str(&arguments).unwrap_or(Value::Null);
+                calls.push((name, arguments));
+            }
+            OutputEvent::Reasoning(_) => {}
+        }
+    }
+    (content, calls)
+}
+
+fn specs(tools: &Value) -> Vec<ToolSpec> {
+    let functions = tools.as_array().into_iter().flatten().filter_map(|tool| tool.get("function"));
+    functions
+        .map(|function| ToolSpec {
+            name: function["name"].as_str().unwrap_or_default().to_owned(),
+            parameters: function.get("parameters").cloned().unwrap_or(Value::Null),
+        })
+        .collect()
+}
+
+fn arguments(call: &Value) -> Value {
+    match call.get("arguments") {
+        Some(arguments) if !arguments.is_null() => arguments.clone(),
+        _ => call["arguments_raw"]
+            .as_str()
+            .and_then(|raw| serde_json::from_str(raw).ok())
+            .unwrap_or(Value::Null),
+    }
+}
+
+fn calls(list: &Value) -> Vec<(String, Value)> {
+    let each = list.as_array().into_iter().flatten();
+    each.map(|call| (call["name"].as_str().unwrap_or_default().to_owned(), arguments(call)))
+        .collect()
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// The files of the corpus, or `None` where it is not.
+fn corpus() -> Option<Vec<Case>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures/toolcalls");
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
+    let mut cases = Vec::new();
+    for (file, streaming) in [("complete.jsonl", false), ("streaming.jsonl", true)] {
+        for line in read(file)?.lines() {
+            let case: Value = serde_json::from_str(line).expect("a case");
+            if streaming && case["matches_complete"] != true {
+                continue;
+            }
+            let chunks = case["streaming_chunks"].as_array().into_iter().flatten();
+            let chunks: String = chunks.filter_map(Value::as_str).collect();
+            cases.push(Case {
+                id: format!("{file}: {}", case["test"].as_str().unwrap_or_default()),
+                format: case["format"].as_str().unwrap_or_default().to_owned(),
+                text: text(&case["raw_output"]).unwrap_or(chunks),
+                tools: specs(&case["tools"]),
+                content: text(&case["expected"]["content"]),
+                calls: calls(&case["expected"]["tool_calls"]),
+            });
+        }
+    }
+    let constructed: Value = serde_json::from_str(&read("constructed.json")?).expect("JSON");
+    for case in constructed["cases"].as_array().into_iter().flatten() {
+        let format = case["format"].as_str().unwrap_or_default();
+        cases.push(Case {
+            id: format!("constructed: {format} {}", case["case"].as_str().unwrap_or_default()),
+            format: match format {
+                "llama3_json+python_tag" => "llama3_json".to_owned(),
+                "mistral_v11" => "mistral".to_owned(),
+                "openai_harmony" => "openai".to_owned(),
+                other => other.to_owned(),
+            },
+            text: text(&case["raw_output"]).unwrap_or_default(),
+            tools: specs(&constructed["tools"]),
+            content: text(&case["content_before"]),
+            calls: calls(&case["expected_calls"]),
+        });
+    }
+    let mistral: Value = serde_json::from_str(&read("mistral_smg.json")?).expect("JSON");
+    for (at, case) in mistral.as_array().into_iter().flatten().enumerate() {
+        cases.push(Case {
+            id: format!("mistral_smg: {at}"),
+            format: "mistral".to_owned(),
+            text: text(&case["raw_output"]).unwrap_or_default(),
+            tools: Vec::new(),
+            content: text(&case["content_before"]),
+            calls: calls(&case["expected_calls"]),
+        });
+    }
+    Some(cases)
+}
+
+/// Whether the case comes out as expected. White space around content is not compared: whose it
+/// is differs from one recording to the next, and our one rule is tested where it is written.
+fn agrees(case: &Case, format: &dyn ToolFormat) -> bool {
+    let (content, found) = summary(&parse(format, &case.tools, &[&case.text]));
+    let wanted = case.content.as_deref().unwrap_or_default();
+    content.trim() == wanted.trim() && found == case.calls
+}
+
+#[test]
+fn answers_are_told_apart_as_recorded_but_for_the_listed_ones() {
+    let Some(cases) = corpus() else {
+        println!("skipped: no shared/fixtures/toolcalls beside the checkout");
+        return;
+    };
+    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    let (mut unknown, mut wrong) = (Vec::new(), Vec::new());
+    for case in &cases {
+        let Some(format) = by_name(&case.format) else {
+            unknown.push(case.format.as_str());
+            continue;
+        };
+        let listed = differences::DIFFERENCES.iter().any(|(id, _)| *id == case.id);
+        let count = counts.entry(format.name()).or_default();
+        count.0 += 1;
+        count.1 += usize::from(listed);
+        let agrees = agrees(case, format);
+        if agrees == listed {
+            let (content, found) = summary(&parse(format, &case.tools, &[&case.text]));
+            wrong.push(format!(
+                "{}\n  text    {:?}\n  wanted  {:?} {:?}\n  found   {content:?} {found:?}",
+                case.id, case.text, case.content, case.calls
+            ));
+        }
+    }
+    for (format, (all, listed)) in counts {
+        println!("{format:<16} {all:>4} cases, {listed} differ");
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    unknown.dedup();
+    assert!(unknown.is_empty(), "formats that nobody reads: {unknown:?}");
+}
+
+#[test]
+fn how_an_answer_is_cut_changes_nothing() {
+    let Some(cases) = corpus() else {
+        println!("skipped: no shared/fixtures/toolcalls beside the checkout");
+        return;
+    };
+    for case in &cases {
+        let Some(format) = by_name(&case.format) else { continue };
+        let whole = parse(format, &case.tools, &[&case.text]);
+        for (cut, _) in case.text.char_indices() {
+            let (left, right) = case.text.split_at(cut);
+            assert_eq!(parse(format, &case.tools, &[left, right]), whole, "{} at {cut}", case.id);
+        }
+        let letters: Vec<&str> = case.text.split("").filter(|text| !text.is_empty()).collect();
+        assert_eq!(parse(format, &case.tools, &letters), whole, "{} by letters", case.id);
+    }
+}
+
+/// Pieces of markup of all formats, and other text.
+fn any_piece() -> impl Strategy<Value = String> {
+    let markers: Vec<String> = formats()
+        .iter()
+        .flat_map(|format| format.markers().iter().map(|marker| (*marker).to_owned()))
+        .collect();
+    prop_oneof![
+        prop::sample::select(markers),
+        prop::sample::select(vec![
+            "{\"name\": \"f\", \"arguments\": {\"a\": [1, \"}\"]}}",
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            "\\",
+            ", ",
+            "f",
+            "\n",
+            "```json",
+            "f(a=1)"
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,4}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_the_same_however_it_is_cut(
+        pieces in prop::collection::vec(any_piece(), 0..12),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let text = pieces.concat();
+        let mut borders: Vec<usize> =
+            cuts.iter().map(|cut| cut.index(text.len() + 1)).filter(|&at| text.is_char_boundary(at)).collect();
+        borders.extend([0, text.len()]);
+        borders.sort_unstable();
+        let parts: Vec<&str> = borders.windows(2).map(|pair| &text[pair[0]..pair[1]]).collect();
+        for format in formats() {
+            let whole = parse(*format, &[], &[&text]);
+            prop_assert_eq!(parse(*format, &[], &parts), whole, "{}", format.name());
+        }
+    }
+}
+
+#[test]
+fn a_call_reaches_the_client_while_it_is_written() {
+    let format = by_name("hermes").expect("hermes");
+    let mut parser = format.parser(&[]);
+    let mut out = Vec::new();
+    parser.push("Hi\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"lo", &mut out);
+    let start = OutputEvent::CallStart { name: "f".into() };
+    assert_eq!(
+        joined(std::mem::take(&mut out)),
+        [OutputEvent::Content("Hi".into()), start, OutputEvent::Arguments("{\"a\": \"lo".into())]
+    );
+    parser.push("ng\"}}\n</tool_call>", &mut out);
+    assert_eq!(out, [OutputEvent::Arguments("ng\"}".into()), OutputEvent::CallEnd]);
+}
+
+#[test]
+fn a_name_that_comes_last_and_text_that_is_no_call() {
+    let read =
+        |name: &str, text: &str| summary(&parse(by_name(name).expect("a format"), &[], &[text]));
+    let call = |name: &str, arguments| (name.to_owned(), arguments);
+    let one = serde_json::json!({"a": 1});
+    let (content, calls) =
+        read("hermes", "<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"f\"}</tool_call>");
+    assert_eq!((content.as_str(), calls), ("", vec![call("f", one.clone())]));
+    // Not a call after all: it is content, exactly.
+    for text in ["{\"a\": 1}", "{\"name\": 3}", "[1, 2]", "{not json}"] {
+        let (content, calls) = read("llama3_json", text);
+        assert_eq!((content.as_str(), calls.len()), (text, 0), "{text}");
+    }
+    let (content, calls) = read("hermes", "a <tool_call> is markup");
+    assert_eq!((content.as_str(), calls.len()), ("a <tool_call> is markup", 0));
+    // Arguments as text that holds JSON.
+    let (_, calls) = read(
+        "hermes",
+        "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
+    );
+    assert_eq!(calls, [call("f", one)]);
+}
