@@ -295,6 +295,7 @@ impl Choice {
         for mut part in parts {
             match &mut part {
                 OutputEvent::Reasoning(_) if !self.options.parts.include_reasoning => continue,
+                OutputEvent::Content(_) if self.options.parts.only_calls => continue,
                 OutputEvent::Reasoning(text) | OutputEvent::Content(text) => {
                     for unseen in self.unseen.iter().filter(|unseen| !unseen.is_empty()) {
                         if text.contains(unseen.as_str()) {

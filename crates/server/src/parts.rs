@@ -16,6 +16,8 @@ pub(crate) struct Parts {
     pub(crate) reasons: bool,
     /// Whether the client gets the reasoning.
     pub(crate) include_reasoning: bool,
+    /// The answer has to call: what is no call is a piece of one that `max_tokens` cut.
+    pub(crate) only_calls: bool,
     /// How calls are shown.
     pub(crate) calls: Calls,
 }
@@ -61,6 +63,7 @@ impl Parts {
             shown: Arc::new([]),
             reasons: false,
             include_reasoning: true,
+            only_calls: false,
             calls: Calls { legacy: false, named: false, short_ids: false },
         }
     }

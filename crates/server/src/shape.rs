@@ -215,6 +215,7 @@ fn parts(state: &AppState, wishes: &Wishes, opening: Option<Opening>) -> Parts {
         shown: shown.into(),
         reasons: reasoning.is_some(),
         include_reasoning: wishes.include_reasoning,
+        only_calls: wishes.tools.as_ref().is_some_and(|tools| tools.mode != Mode::Auto),
         calls,
     }
 }

@@ -76,6 +76,9 @@ pub(crate) fn tools(request: &ChatCompletionRequest) -> Result<Option<Tools>, Ap
         (Some(choice), None) => ("tool_choice", Some(choice)),
         (None, Some(choice)) => ("function_call", Some(choice)),
         (None, None) => ("tool_choice", None),
+        (Some(choice), Some(ToolChoice::Mode(none))) if none == "none" => {
+            ("tool_choice", Some(choice))
+        }
         (Some(_), Some(_)) => {
             return Err(ApiError::field("function_call", "not together with `tool_choice`"));
         }

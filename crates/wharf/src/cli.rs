@@ -129,6 +129,14 @@ pub(crate) struct EngineOptions {
     /// the one that answers report.
     #[arg(long, value_name = "NAME")]
     pub(crate) served_model_name: Vec<String>,
+    /// How the model writes tool calls [default: as its chat template does, or hermes]. An unknown
+    /// name is answered with the list of those there are.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tool_call_parser: Option<String>,
+    /// How the model marks its reasoning [default: as its chat template does]; `none` leaves it in
+    /// the content.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reasoning_parser: Option<String>,
     /// Threads that compute [default: the physical cores this process may use].
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -131,18 +131,14 @@ async fn a_field_out_of_its_range_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_yet_is_refused_and_never_ignored() {
     let server = TestServer::start().await;
-    let tool = json!({"type": "function", "function": {"name": "f"}});
     let cases = [
-        (json!({"tools": [tool]}), "tools"),
-        (json!({"functions": [{"name": "f"}]}), "functions"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}), "tools[0]"),
+        (json!({"guided_json": {"uniqueItems": true}}), "guided_json.uniqueItems"),
+        (json!({"structural_tag": {}}), "structural_tag"),
         (
-            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
-            "response_format",
+            json!({"structured_outputs": {"json": {}, "disable_additional_properties": true}}),
+            "structured_outputs.disable_additional_properties",
         ),
-        (json!({"structured_outputs": {"regex": "a"}}), "structured_outputs"),
-        (json!({"guided_json": {}}), "guided_json"),
-        (json!({"guided_choice": ["a"]}), "guided_choice"),
         (json!({"use_beam_search": true}), "use_beam_search"),
         (json!({"best_of": 3}), "best_of"),
         (json!({"prompt_logprobs": 1}), "prompt_logprobs"),
@@ -151,7 +147,6 @@ async fn what_is_not_there_yet_is_refused_and_never_ignored() {
         (json!({"echo": true}), "echo"),
         (json!({"priority": 1}), "priority"),
         (json!({"priority": i64::MIN}), "priority"),
-        (json!({"include_reasoning": false}), "include_reasoning"),
         (json!({"kv_transfer_params": {}}), "kv_transfer_params"),
         (json!({"chat_template": "x"}), "chat_template"),
         (json!({"thinking_token_budget": 5}), "thinking_token_budget"),

@@ -79,6 +79,8 @@ async fn it_also_listens_on_a_unix_socket() {
         defaults: setup.defaults,
         max_model_len: 64,
         engine,
+        tool_format: wharf_text::tool_calls::by_name("hermes").expect("hermes"),
+        reasoning_format: None,
     };
     let listener = wharf_server::Listener::Unix(listener);
     let task =

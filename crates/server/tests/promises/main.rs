@@ -31,4 +31,8 @@ mod server;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod structured;
+#[cfg(test)]
 mod text;
+#[cfg(test)]
+mod tools;

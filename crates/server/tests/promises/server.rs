@@ -27,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) config: ServerConfig,
     pub(crate) defaults: SamplingDefaults,
     pub(crate) template: bool,
+    /// How the model marks its reasoning.
+    pub(crate) reasoning: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -50,6 +52,7 @@ impl Default for Setup {
             },
             defaults: SamplingDefaults { temperature: Some(0.0), ..SamplingDefaults::default() },
             template: true,
+            reasoning: None,
         }
     }
 }
@@ -84,6 +87,8 @@ impl TestServer {
             names: vec!["script".into(), "org/other".into()],
             tokenizer: tokenizer(),
             template: setup.template.then(|| template.expect("a template")),
+            tool_format: wharf_text::tool_calls::by_name("hermes").expect("hermes"),
+            reasoning_format: setup.reasoning.and_then(wharf_text::reasoning::by_name),
             defaults: setup.defaults,
             max_model_len: MAX_MODEL_LEN,
             engine: engine.clone(),

@@ -2,6 +2,7 @@
 //! engine and the server meet; each knows nothing of the others' making.
 
 mod cores;
+mod formats;
 mod kv_cache;
 mod memory;
 
@@ -106,6 +107,9 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
     let tokenizer = build_tokenizer(&model.info().tokenizer)?;
     let template = template_text(model.info(), options)?;
     let eos_token_ids = end_tokens(model.info(), template.as_deref(), tokenizer.as_ref());
+    let tool_format = formats::tools(options.tool_call_parser.as_deref(), template.as_deref())?;
+    let reasoning_format =
+        formats::reasoning(options.reasoning_parser.as_deref(), template.as_deref())?;
     let template = template
         .map(|text| ChatTemplate::new(&text, tokenizer.bos_token(), tokenizer.eos_token()))
         .transpose()?;
@@ -152,6 +156,8 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
         names,
         tokenizer,
         template,
+        tool_format,
+        reasoning_format,
         defaults,
         max_model_len: plan.max_model_len,
         engine,
