@@ -13,6 +13,7 @@
 mod environment;
 mod filters;
 mod generation;
+mod hermes;
 mod limits;
 mod messages;
 mod python;
@@ -21,7 +22,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use minijinja::{Environment, Value};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use messages::ContentForms;
 
@@ -52,6 +53,8 @@ pub struct ChatTemplate {
     variables: Vec<(String, Value)>,
     /// Which forms of `content` the template can read, found out by trying.
     forms: ContentForms,
+    /// Whether it prints tools, found out by trying.
+    knows_tools: bool,
 }
 
 /// What a rendering is given.
@@ -117,10 +120,38 @@ impl ChatTemplate {
             environment: environment::new(Arc::new(jiff::Zoned::now)),
             variables,
             forms: ContentForms::default(),
+            knows_tools: true,
         };
         limits::compile(&template.source).map_err(|error| TemplateError::Syntax(text(&error)))?;
         template.forms = ContentForms::probe(source, |input| template.render(input));
+        template.knows_tools = template.prints_tools();
         Ok(template)
+    }
+
+    /// Whether the template itself tells the model of tools. Where it does not, they are told in the
+    /// system message, in the hermes format.
+    pub fn knows_tools(&self) -> bool {
+        self.knows_tools
+    }
+
+    /// Renders a tool and a call of a name that stands nowhere else.
+    fn prints_tools(&self) -> bool {
+        const NAME: &str = "wharf_probe_of_tools";
+        let parameters = json!({"type": "object", "properties": {}, "required": []});
+        let function = json!({"name": NAME, "description": "", "parameters": parameters});
+        let user = json!({"role": "user", "content": "x"});
+        let call = json!({"role": "assistant", "content": "", "tool_calls": [{"id": "call00001",
+            "type": "function", "function": {"name": NAME, "arguments": {NAME: 1}}}]});
+        let told = RenderInput {
+            messages: vec![user.clone()],
+            tools: Some(vec![json!({"type": "function", "function": function})]),
+            add_generation_prompt: true,
+            ..RenderInput::default()
+        };
+        let called = RenderInput { messages: vec![user, call], ..RenderInput::default() };
+        // A template that fails on it knows them well enough to fail in its own words.
+        let prints = |input| self.render(&input).map_or(true, |text| text.contains(NAME));
+        prints(told) || prints(called)
     }
 
     /// The same template with another clock for `strftime_now`: a test freezes it.
@@ -150,6 +181,9 @@ impl ChatTemplate {
         }
         let mut messages = input.messages.clone();
         if !input.verbatim {
+            if !self.knows_tools {
+                hermes::rewrite(&mut messages, input.tools.as_deref());
+            }
             self.forms.apply(&mut messages)?;
         }
         messages::alias_reasoning(&mut messages);

@@ -133,11 +133,15 @@ fn argument_strings_become_objects() {
 #[test]
 fn parts_of_every_role_are_rendered() {
     let parts = json!([{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]);
-    for role in ["user", "system", "assistant", "tool", "developer"] {
+    for role in ["user", "system", "assistant", "developer"] {
         let text = render(CHATML, json!([{"role": role, "content": parts}])).unwrap();
         let shown = if role == "developer" { "system" } else { role };
         assert_eq!(text, format!("<|im_start|>{shown}\none\ntwo<|im_end|>\n"));
     }
+    // This template knows no tools, so results come from the user.
+    let result = render(CHATML, json!([{"role": "tool", "content": parts}])).unwrap();
+    let response = "<tool_response>\none\ntwo\n</tool_response>";
+    assert_eq!(result, format!("<|im_start|>user\n{response}<|im_end|>\n"));
     let image =
         json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]);
     let error = render(CHATML, image).unwrap_err().to_string();
@@ -155,10 +159,11 @@ fn null_and_empty_content_are_rendered() {
     let messages = json!([{"role": "assistant", "content": null, "tool_calls": call}, {"role": "user", "content": ""}]);
     assert_eq!(
         render(CHATML, messages.clone()).unwrap(),
-        "<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\n<|im_end|>\n"
+        "<|im_start|>assistant\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>\
+         <|im_end|>\n<|im_start|>user\n<|im_end|>\n"
     );
     let adds = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}";
-    assert_eq!(render(adds, messages).unwrap(), "assistant:user:");
+    assert_eq!(render(adds, messages).unwrap(), "assistant:<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>user:");
 }
 
 #[test]

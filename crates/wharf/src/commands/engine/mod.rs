@@ -107,12 +107,15 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
     let tokenizer = build_tokenizer(&model.info().tokenizer)?;
     let template = template_text(model.info(), options)?;
     let eos_token_ids = end_tokens(model.info(), template.as_deref(), tokenizer.as_ref());
-    let tool_format = formats::tools(options.tool_call_parser.as_deref(), template.as_deref())?;
     let reasoning_format =
         formats::reasoning(options.reasoning_parser.as_deref(), template.as_deref())?;
+    let source = template.clone();
     let template = template
         .map(|text| ChatTemplate::new(&text, tokenizer.bos_token(), tokenizer.eos_token()))
         .transpose()?;
+    // A template that knows no tools says nothing of how its model writes calls.
+    let source = source.filter(|_| template.as_ref().is_some_and(ChatTemplate::knows_tools));
+    let tool_format = formats::tools(options.tool_call_parser.as_deref(), source.as_deref())?;
     if template.is_none() {
         tracing::warn!(
             "the model has no chat template: /v1/chat/completions will refuse; name one with --chat-template"
