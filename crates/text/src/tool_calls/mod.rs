@@ -4,9 +4,13 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod harmony;
 mod json_call_parser;
 mod json_calls;
 mod json_object;
+mod python_literal;
+mod pythonic;
+mod pythonic_parser;
 mod raw_text;
 mod schema_types;
 mod tagged;
@@ -72,7 +76,9 @@ pub fn formats() -> &'static [&'static dyn ToolFormat] {
     static FORMATS: LazyLock<Vec<&dyn ToolFormat>> = LazyLock::new(|| {
         let json = json_calls::FORMATS.iter().map(|format| format as &dyn ToolFormat);
         let tagged = tagged::FORMATS.iter().map(|format| format as &dyn ToolFormat);
-        json.chain(tagged).collect()
+        let pythonic = pythonic::FORMATS.iter().map(|format| format as &dyn ToolFormat);
+        let harmony = std::iter::once(&harmony::Harmony as &dyn ToolFormat);
+        json.chain(tagged).chain(pythonic).chain(harmony).collect()
     });
     &FORMATS
 }

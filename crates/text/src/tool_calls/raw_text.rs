@@ -224,9 +224,8 @@ fn lark_regex(pattern: &str) -> String {
 
 /// Text as a regular expression that matches it.
 pub(super) fn regex_escaped(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| (!c.is_alphanumeric()).then_some('\\').into_iter().chain([c]))
-        .collect()
+    let is_meta = |c| "\\.+*?()|[]{}^$".contains(c);
+    text.chars().flat_map(|c| is_meta(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! number or a text. The tool's schema decides. Parsers and grammars both ask here, so that what a
 //! grammar lets through is read as it was meant.
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 /// A set of JSON types.
@@ -37,17 +38,23 @@ impl Types {
     }
 
     fn of_value(value: &Value) -> Self {
-        match value {
-            Value::Null => Self::NULL,
-            Value::Bool(_) => Self::BOOLEAN,
-            Value::Number(number) if number.as_f64().is_some_and(|n| n.fract() == 0.0) => {
-                Self::INTEGER
-            }
-            Value::Number(_) => Self::FRACTION,
-            Value::String(_) => Self::STRING,
-            Value::Array(_) => Self::ARRAY,
-            Value::Object(_) => Self::OBJECT,
-        }
+        Self::of_json(&value.to_string()).unwrap_or(Self::NONE)
+    }
+
+    /// The type of a JSON text; `None`: it is none.
+    fn of_json(text: &str) -> Option<Self> {
+        // Not read as a value: a number too large for a float is a number all the same.
+        serde_json::from_str::<IgnoredAny>(text).ok()?;
+        let integer = || text.parse().is_ok_and(|number: f64| number.fract() == 0.0);
+        Some(match text.as_bytes().first()? {
+            b'n' => Self::NULL,
+            b't' | b'f' => Self::BOOLEAN,
+            b'"' => Self::STRING,
+            b'[' => Self::ARRAY,
+            b'{' => Self::OBJECT,
+            _ if integer() => Self::INTEGER,
+            _ => Self::FRACTION,
+        })
     }
 
     fn or(self, other: Self) -> Self {
@@ -160,11 +167,11 @@ pub(super) fn to_json(form: Form, text: &str) -> String {
         Form::Loose(types) => types,
     };
     let trimmed = text.trim();
-    match serde_json::from_str::<Value>(trimmed) {
-        Ok(value) if types.contains(Types::of_value(&value)) => trimmed.to_owned(),
-        Ok(_) => quoted(text),
+    match Types::of_json(trimmed) {
+        Some(found) if types.contains(found) => trimmed.to_owned(),
+        Some(_) => quoted(text),
         // Templates print values the way Python does, and models follow them.
-        Err(_) => match trimmed {
+        None => match trimmed {
             "True" if types.contains(Types::BOOLEAN) => "true".to_owned(),
             "False" if types.contains(Types::BOOLEAN) => "false".to_owned(),
             "None" if types.contains(Types::NULL) => "null".to_owned(),
@@ -175,7 +182,7 @@ pub(super) fn to_json(form: Form, text: &str) -> String {
 
 /// Whether `text` is the beginning of a JSON value and not yet all of it.
 pub(super) fn is_cut_json(text: &str) -> bool {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).is_err_and(|error| error.is_eof())
+    serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
 /// Text as a JSON string.
@@ -228,6 +235,7 @@ mod tests {
             (Form::Text, " \"a\"\n", r#"" \"a\"\n""#),
             (Form::Json, " 42\n", "42"),
             (Form::Json, "True", "true"),
+            (Form::Json, "1e9999", "1e9999"),
             (Form::Json, "None", "null"),
             (Form::Json, "abc", r#""abc""#),
             (Form::Json, "{\"a\": [1]}", "{\"a\": [1]}"),

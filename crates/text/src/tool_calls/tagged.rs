@@ -29,6 +29,7 @@ use crate::output::OutputParser;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tags {
     name: &'static str,
+    aliases: &'static [&'static str],
     markers: &'static [&'static str],
     /// What surrounds calls.
     pub(super) section: Option<[&'static str; 2]>,
@@ -58,6 +59,7 @@ pub(super) struct Tags {
 
 const NONE: Tags = Tags {
     name: "",
+    aliases: &[],
     markers: &[],
     section: None,
     shared: false,
@@ -76,6 +78,7 @@ const NONE: Tags = Tags {
 
 const QWEN3_CODER: Tags = Tags {
     name: "qwen3_coder",
+    aliases: &["qwen3_xml"],
     markers: &["<tool_call>", "</tool_call>"],
     section: Some(["<tool_call>\n", "\n</tool_call>"]),
     bare: true,
@@ -125,9 +128,10 @@ const DEEPSEEK_V32: Tags = Tags {
 /// All formats with tags.
 pub(super) static FORMATS: &[Tags] = &[
     QWEN3_CODER,
-    Tags { name: "step3p5", ..QWEN3_CODER },
+    Tags { name: "step3p5", aliases: &[], ..QWEN3_CODER },
     Tags {
         name: "seed_oss",
+        aliases: &[],
         markers: &["<seed:tool_call>", "</seed:tool_call>"],
         section: Some(["<seed:tool_call>\n", "\n</seed:tool_call>"]),
         key_ends: [">", ">"],
@@ -218,6 +222,10 @@ pub(super) static FORMATS: &[Tags] = &[
 impl ToolFormat for Tags {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        self.aliases
     }
 
     fn markers(&self) -> &'static [&'static str] {
