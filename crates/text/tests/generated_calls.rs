@@ -131,7 +131,13 @@ fn vocabulary(format: &dyn ToolFormat) -> Vocabulary {
     let bytes: Vec<Vec<u8>> = tokens.iter().map(|text| text.clone().into_bytes()).collect();
     let table = bytes.clone();
     Vocabulary {
-        special: (0..tokens.len() as u32).map(|id| id == eos).collect(),
+        // Harmony's markers are special tokens, so that text cannot hold them.
+        special: (0..tokens.len() as u32)
+            .map(|id| {
+                let marker = format.markers().contains(&tokens[id as usize].as_str());
+                id == eos || (marker && format.name() == "openai")
+            })
+            .collect(),
         tokens: bytes,
         eos_token_ids: vec![eos],
         // The longest token that fits, one after the other.
