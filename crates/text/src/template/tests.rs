@@ -163,7 +163,10 @@ fn null_and_empty_content_are_rendered() {
          <|im_end|>\n<|im_start|>user\n<|im_end|>\n"
     );
     let adds = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}";
-    assert_eq!(render(adds, messages).unwrap(), "assistant:<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>user:");
+    assert_eq!(
+        render(adds, messages).unwrap(),
+        "assistant:<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>user:"
+    );
 }
 
 #[test]
