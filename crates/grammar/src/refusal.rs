@@ -8,20 +8,40 @@ use crate::{Grammar, GrammarError, schema};
 pub(crate) fn of(message: &str, grammar: &Grammar) -> GrammarError {
     let reason = shortened(message);
     if let Some(keyword) = unimplemented_keyword(message) {
-        let mut path = None;
-        // Never fails: it only looks.
-        let _ = grammar.each_schema(&mut |schema| {
-            path = path.take().or_else(|| schema::path_of(schema, &keyword));
-            Ok::<(), GrammarError>(())
-        });
-        let path = path.unwrap_or_default();
+        let path = path_in(grammar, &keyword);
         return GrammarError::Unsupported { path, keyword, reason: None };
+    }
+    let blamed = BLAMED.iter().find(|(text, _)| message.contains(text));
+    if let Some((_, keyword)) = blamed {
+        let path = path_in(grammar, keyword);
+        let (keyword, reason) = ((*keyword).to_owned(), Some(reason));
+        return GrammarError::Unsupported { path, keyword, reason };
     }
     let complex = ["fuel", "too large", "too many", "too big", "too complex", "limit"];
     if complex.iter().any(|word| message.to_lowercase().contains(word)) {
         return GrammarError::TooComplex(reason);
     }
     GrammarError::Invalid { path: String::new(), reason }
+}
+
+/// What llguidance says of schemas that it understands and cannot enforce, and the keyword that it
+/// means.
+const BLAMED: &[(&str, &str)] = &[
+    ("Unknown format:", "format"),
+    ("oneOf constraints", "oneOf"),
+    ("patternProperty", "patternProperties"),
+    ("Resource '", "$ref"),
+];
+
+/// Where `keyword` first stands in one of the grammar's schemas.
+fn path_in(grammar: &Grammar, keyword: &str) -> String {
+    let mut path = None;
+    // Never fails: it only looks.
+    let _ = grammar.each_schema(&mut |schema| {
+        path = path.take().or_else(|| schema::path_of(schema, keyword));
+        Ok::<(), GrammarError>(())
+    });
+    path.unwrap_or_default()
 }
 
 /// The first of `Unimplemented keys: ["uniqueItems"]`.
@@ -34,6 +54,12 @@ fn unimplemented_keyword(message: &str) -> Option<String> {
 
 /// The first lines, for people.
 fn shortened(message: &str) -> String {
+    // Places in the text that we wrote say nothing to anybody.
+    let message = match message.split_once("): ") {
+        Some((place, rest)) if place.starts_with("at ") => rest,
+        _ => message,
+    };
+    let message = message.strip_prefix("failed to compile JSON schema: ").unwrap_or(message);
     let lines = message.lines().filter(|line| !line.trim().is_empty()).take(2);
     let text = lines.collect::<Vec<_>>().join(": ");
     text.chars().take(400).collect()

@@ -8,12 +8,14 @@ use crate::prompt::{self, Rendering};
 use crate::request_id::RequestId;
 use crate::shape::{self, Shape, Wishes};
 use crate::state::AppState;
+use crate::tools::Tools;
 use crate::{body, form, refuse, routes, tools, validate};
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use std::sync::Arc;
 use std::time::Instant;
 use wharf_api::{ChatCompletionRequest, Integer};
+use wharf_text::template::ChatTemplate;
 
 /// The handler.
 pub(crate) async fn complete(
@@ -52,7 +54,7 @@ fn prepare(
     let lengths = validate::lengths(state, &asked, None)?;
     let wishes = Wishes {
         form: form::form(fields)?,
-        tools: tools::tools(request)?,
+        tools: tools::tools(request)?.map(|tools| one_at_a_time(state, tools)),
         thinking_budget: validate::thinking_budget(fields)?,
         include_reasoning: request.include_reasoning != Some(false),
     };
@@ -90,6 +92,12 @@ fn prepare(
     };
     let job = Job { prompts: vec![ids], params: vec![params], n, options, cache_salt, constraint };
     Ok(Plan { job, format, streaming })
+}
+
+/// A model whose template knows no tools has not learnt when to stop calling: it gets one call.
+fn one_at_a_time(state: &AppState, tools: Tools) -> Tools {
+    let knows = state.template.as_ref().is_some_and(ChatTemplate::knows_tools);
+    Tools { parallel: tools.parallel && knows, ..tools }
 }
 
 /// `logprobs` and `top_logprobs`.

@@ -263,12 +263,4 @@ describe("errors", () => {
     const runner = client.chat.completions.stream(request({ top_p: 7 }));
     await assert.rejects(runner.finalChatCompletion(), OpenAI.BadRequestError);
   });
-
-  it("refuse tools until they work", async () => {
-    const tools = [{ type: "function", function: { name: "f", parameters: { type: "object" } } }];
-    await assert.rejects(client.chat.completions.create(request({ tools })), (error) => {
-      assert.match(error.param, /^tools/);
-      return true;
-    });
-  });
 });

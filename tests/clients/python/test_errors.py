@@ -97,15 +97,10 @@ def test_a_wrong_type_names_its_path(client, model, parameters, path):
 
 
 LATER = {
-    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
-    "response_format": {"type": "json_object"},
-    "guided_json": {"type": "object"},
-    "guided_regex": "a+",
-    "guided_choice": ["a", "b"],
-    "guided_grammar": "root ::= 'a'",
-    "structured_outputs": {"regex": "a+"},
+    "tools": [{"type": "custom", "custom": {"name": "f"}}],
     "prompt_logprobs": 1,
-    "functions": [{"name": "f", "parameters": {}}],
+    "use_beam_search": True,
+    "structural_tag": {"type": "structural_tag"},
 }
 
 

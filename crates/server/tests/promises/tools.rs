@@ -276,8 +276,7 @@ async fn reasoning_comes_by_both_names_and_is_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_constraint_begins_where_reasoning_ends_or_at_once() {
     let server = thinking().await;
-    for script in
-        ["<think>I may say what I like</think>anything", "yes", "<think>x</think>\n\nno"]
+    for script in ["<think>I may say what I like</think>anything", "yes", "<think>x</think>\n\nno"]
     {
         let (plain, _) =
             server.both(with(say(script), json!({"guided_choice": ["yes", "no"]}))).await;
