@@ -162,6 +162,15 @@ fn corpus() -> Option<Vec<Case>> {
             calls: calls(&case["expected_calls"]),
         });
     }
+    // Some tests have recorded several cases.
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for case in &mut cases {
+        let count = seen.entry(case.id.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            case.id = format!("{} #{count}", case.id);
+        }
+    }
     Some(cases)
 }
 

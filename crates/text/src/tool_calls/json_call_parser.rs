@@ -16,8 +16,12 @@ pub(super) struct JsonCallParser {
     pending: Pending,
     around: Surroundings,
     state: State,
-    /// Text of a section in which no call has begun yet: content, if none will.
+    /// Text since the section or the last call began or ended: content, if no call follows.
     unclaimed: String,
+    /// The last piece of markup was an opening, so that a name may follow.
+    opened: bool,
+    /// A call has begun in this section, so that what closes the section is no content.
+    claimed: bool,
     /// An opening has been seen; what comes of it is markup.
     marked: bool,
     /// The answer has had text that is not white space.
@@ -64,6 +68,8 @@ impl JsonCallParser {
             around: Surroundings::default(),
             state: State::Outside,
             unclaimed: String::new(),
+            opened: false,
+            claimed: false,
             marked: false,
             begun: false,
         }
@@ -97,6 +103,7 @@ impl JsonCallParser {
         let Some(marker) = marker else { return false };
         self.begun = true;
         self.marked = true;
+        self.opened = true;
         self.unclaimed.push_str(self.format.opens[marker]);
         self.state = State::Between;
         true
@@ -113,7 +120,8 @@ impl JsonCallParser {
             Beginning::Unsure => return false,
             Beginning::Marker(index) => {
                 let marker = self.pending.take(markers[index].len()).to_owned();
-                self.unclaimed.push_str(&marker);
+                self.close(&marker);
+                self.opened = index >= before_name.len() + closes.len();
                 if index < before_name.len() {
                     self.state = State::Name(String::new());
                 }
@@ -123,11 +131,15 @@ impl JsonCallParser {
         }
         match first {
             '{' => self.state = State::Object(Box::new(Call::new())),
-            '[' | ']' | ',' | ';' => {
+            ']' => {
+                self.pending.skip(1);
+                self.close("]");
+            }
+            '[' | ',' | ';' => {
                 self.pending.skip(1);
                 self.unclaimed.push(first);
             }
-            _ if self.format.bare_name && self.unclaimed_is_opening() => {
+            _ if self.format.bare_name && self.opened => {
                 self.state = State::Name(String::new());
             }
             _ => self.leave(out),
@@ -135,21 +147,29 @@ impl JsonCallParser {
         true
     }
 
-    /// Nothing but an opening, so that a name may follow it.
-    fn unclaimed_is_opening(&self) -> bool {
-        self.format.opens.iter().any(|open| self.unclaimed.trim_end().ends_with(open))
+    /// A piece of markup that opens or closes something.
+    fn close(&mut self, markup: &str) {
+        if self.claimed {
+            self.unclaimed.clear();
+            self.around.call();
+        } else {
+            self.unclaimed.push_str(markup);
+        }
     }
 
     /// This is no place for a call: what nobody claimed is content.
     fn leave(&mut self, out: &mut Vec<OutputEvent>) {
         let text = std::mem::take(&mut self.unclaimed);
         self.around.push(&text, out);
+        self.claimed = false;
         self.state = State::Outside;
     }
 
     /// A call begins: what stood before it was markup.
     fn start(&mut self, name: String, out: &mut Vec<OutputEvent>) {
         self.unclaimed.clear();
+        self.opened = false;
+        self.claimed = true;
         self.around.call();
         out.push(OutputEvent::CallStart { name });
     }

@@ -198,7 +198,11 @@ pub(super) static FORMATS: &[JsonCalls] = &[
         name: "gigachat3",
         aliases: &[],
         markers: &["<|function_call|>", "<|role_sep|>", "<|message_sep|>"],
-        opens: &["<|function_call|>", "<|role_sep|>"],
+        opens: &[
+            "<|function_call|>",
+            "<|message_sep|>\n\nfunction call<|role_sep|>",
+            "<|role_sep|>",
+        ],
         closes: &["<|message_sep|>"],
         written: Written {
             before: "<|function_call|>{\"name\": ",

@@ -70,6 +70,103 @@ pub(super) const DIFFERENCES: &[(&str, &str)] = &[
         "streaming.jsonl: test_step3p5::test_extract_tool_calls_streaming_full_input_mixed_content_and_multiple_tool_calls",
         CONTENT,
     ),
+    ("complete.jsonl: test_deepseekv31::test_extract_tool_calls_with_multiple_tools", CONTENT),
+    (
+        "complete.jsonl: test_gigachat3::test_tool_call[mixed_content_nonstreaming_with_eos_gigachat31]",
+        END_TOKEN,
+    ),
+    ("complete.jsonl: test_granite::TestGraniteToolParser::test_malformed_input[False]", CUT),
+    ("complete.jsonl: test_granite::TestGraniteToolParser::test_surrounding_text[False]", CONTENT),
+    (
+        "complete.jsonl: test_granite_20b_fc::TestGranite20bFcToolParser::test_malformed_input[False]",
+        CUT,
+    ),
+    (
+        "complete.jsonl: test_hermes::test_hermes_parser_non_streaming_tool_call_invalid_json[granite4]",
+        CUT,
+    ),
+    (
+        "complete.jsonl: test_hermes::test_hermes_parser_non_streaming_tool_call_invalid_json[llama]",
+        CUT,
+    ),
+    ("complete.jsonl: tool_calls>\\nThank you!-expected_tool_calls4-None]", CONTENT),
+    ("complete.jsonl: ifm|tool_call>-expected0]", COERCED),
+    ("complete.jsonl: test_k2_horizon::test_auto_required_and_named_use_ifm_parser[auto]", COERCED),
+    (
+        "complete.jsonl: test_k2_horizon::test_auto_required_and_named_use_ifm_parser[required]",
+        COERCED,
+    ),
+    (
+        "complete.jsonl: test_k2_horizon::test_character_split_streaming[tool_request0-call0-expected0]",
+        K2_TAGS,
+    ),
+    (
+        "complete.jsonl: test_k2_horizon::test_character_split_streaming[tool_request2-call2-expected2]",
+        K2_TAGS,
+    ),
+    ("complete.jsonl: test_k2_horizon::test_unknown_or_wrong_named_tool_fails_closed", UNCHECKED),
+    (
+        "complete.jsonl: test_k2_horizon::test_xml_default_parses_multiple_calls_and_coerces_schema",
+        K2_TAGS,
+    ),
+    (
+        "complete.jsonl: test_kimi_k2::TestExtractToolCalls::test_invalid_funcall_id_skipped",
+        UNCHECKED,
+    ),
+    (
+        "complete.jsonl: test_kimi_k2::TestExtractToolCalls::test_invalid_json_still_extracted",
+        REPAIR,
+    ),
+    ("complete.jsonl: test_llama3_json::test_extract_tool_calls_invalid_json", CUT),
+    (
+        "complete.jsonl: test_llama3_json::test_extract_tool_calls_missing_parameters_and_arguments_key",
+        NO_ARGUMENTS,
+    ),
+    (
+        "complete.jsonl: test_llama3_json::test_extract_tool_calls_multiple_json_with_surrounding_text",
+        CONTENT,
+    ),
+    ("complete.jsonl: test_longcat::TestLongCatToolParser::test_malformed_input[False]", CUT),
+    ("complete.jsonl: test_tool_calls.py::test_extract_tool_calls[complex]", CUT),
+    (
+        "complete.jsonl: test_tool_calls.py::test_extract_tool_calls[trailing_text_after_json]",
+        CONTENT,
+    ),
+    (
+        "complete.jsonl: test_tool_calls.py::test_extract_tool_calls_empty_name_unparsable_args_no_crash",
+        NAMELESS,
+    ),
+    (
+        "complete.jsonl: test_tool_calls.py::test_extract_tool_calls_malformed_name_before_marker_emits_empty_name",
+        NAMELESS,
+    ),
+    (
+        "complete.jsonl: test_phi4mini::TestPhi4MiniToolParser::test_surrounding_text[False]",
+        CONTENT,
+    ),
+    ("complete.jsonl: test_xlam::test_extract_tool_calls[single_tool_with_think_tag]", REASONING),
+    (
+        "streaming.jsonl: test_gigachat3::test_tool_call[mixed_content_streaming_with_eos_gigachat3]",
+        END_TOKEN,
+    ),
+    (
+        "streaming.jsonl: test_gigachat3::test_tool_call[mixed_content_streaming_with_eos_gigachat31]",
+        END_TOKEN,
+    ),
+    (
+        "streaming.jsonl: test_granite_20b_fc::TestGranite20bFcToolParser::test_malformed_input[True] #2",
+        CUT,
+    ),
+    ("streaming.jsonl: test_longcat::TestLongCatToolParser::test_surrounding_text[True]", CONTENT),
+    ("mistral_smg: 3", CONTENT),
+    (
+        "complete.jsonl: test_granite_20b_fc::TestGranite20bFcToolParser::test_malformed_input[False] #2",
+        UNCHECKED,
+    ),
+    (
+        "complete.jsonl: test_k2_horizon::test_unknown_or_wrong_named_tool_fails_closed #2",
+        UNCHECKED,
+    ),
 ];
 
 const SCHEMA: &str = "the recording lacks the tools, and so the types";
@@ -78,3 +175,12 @@ const UNCHECKED: &str =
     "a parser tells calls apart; checking them is the grammar's, or the client's";
 const CONTENT: &str = "text after or between calls is content, and is not dropped";
 const FAULT: &str = "the recorded content holds markup";
+const CUT: &str = "a call that is cut or broken: what there is of it is no content, and no call";
+const NAMELESS: &str = "an object without a name is no call";
+const NO_ARGUMENTS: &str = "a call without arguments has none";
+const AT_START: &str =
+    "an object counts as a call where the answer begins with it, or after a marker";
+const REASONING: &str = "reasoning is another parser's";
+const END_TOKEN: &str = "the end of sequence is never part of the text";
+const COERCED: &str = "JSON values keep the types that they are written with";
+const K2_TAGS: &str = "this model's other form, with tags, is not read";
