@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use wharf_grammar::{Compiler, Grammar, JsonStyle, Limits, Vocabulary};
 use wharf_text::{
     detokenizer::Detokenizer,
     output::{OutputEvent, OutputParser, PlainText},
@@ -12,6 +13,7 @@ use wharf_text::{
     stop::{StopMatcher, StopOutcome},
     template::{ChatTemplate, RenderInput},
     tokenizer::{GgufVocabulary, Tokenizer, from_gguf},
+    tool_calls,
 };
 
 /// A fuzz target.
@@ -27,6 +29,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("stop", stop),
     ("detokenizer", detokenizer),
     ("reasoning", reasoning),
+    ("tool_calls", tool_calls),
+    ("schema", schema),
+    ("grammar", grammar),
 ];
 
 /// The target called `name`.
@@ -134,6 +139,66 @@ fn reasoning(data: &[u8]) {
     let parser = || format.parser(opening, Box::new(PlainText));
     let whole = parts(parser(), std::iter::once(answer.as_str()));
     assert_eq!(whole, parts(parser(), pieces(&answer)));
+}
+
+/// First byte: the format; the rest is the answer, in which each control character stands for a
+/// marker. Fed in pieces it gives what it gives at once.
+fn tool_calls(data: &[u8]) {
+    let [format, text @ ..] = data else { return };
+    let formats = tool_calls::formats();
+    let format = formats[usize::from(*format) % formats.len()];
+    let mut answer = String::new();
+    for c in String::from_utf8_lossy(text).chars() {
+        match format.markers().get(c as usize) {
+            Some(marker) => answer.push_str(marker),
+            None => answer.push(c),
+        }
+    }
+    let whole = parts(format.parser(&[]), std::iter::once(answer.as_str()));
+    assert_eq!(whole, parts(format.parser(&[]), pieces(&answer)));
+}
+
+/// A JSON schema; an answer that its masks allow is JSON.
+fn schema(data: &[u8]) {
+    let Ok(schema) = serde_json::from_slice(data) else { return };
+    follow(&Grammar::Json { schema, style: JsonStyle::spaced() });
+}
+
+/// First byte: which kind of grammar; the rest is its text.
+fn grammar(data: &[u8]) {
+    let [kind, text @ ..] = data else { return };
+    let text = String::from_utf8_lossy(text).into_owned();
+    follow(&match kind % 4 {
+        0 => Grammar::Regex(text),
+        1 => Grammar::Lark(text),
+        2 => Grammar::Gbnf(text),
+        _ => Grammar::Literal(text),
+    });
+}
+
+/// Compiles, and walks a few tokens of what is allowed. Errors are fine, panics are not.
+fn follow(grammar: &Grammar) {
+    static COMPILER: LazyLock<Option<Compiler>> = LazyLock::new(|| {
+        let vocabulary = Vocabulary {
+            tokens: (0..=255).map(|byte| vec![byte]).chain([b"<end>".to_vec()]).collect(),
+            special: (0..257).map(|id| id == 256).collect(),
+            eos_token_ids: vec![256],
+            tokenize: Box::new(|text| text.bytes().map(u32::from).collect()),
+        };
+        let limits = Limits { cached: 0, source_bytes: 4096, ..Limits::default() };
+        Compiler::new(vocabulary, limits).ok()
+    });
+    let Some(Ok(constraint)) = COMPILER.as_ref().map(|compiler| compiler.compile(grammar)) else {
+        return;
+    };
+    let mut matcher = constraint.matcher();
+    for step in 0..24u32 {
+        let Ok(mask) = matcher.mask() else { return };
+        let _ = matcher.forced();
+        let allowed = (0..256).cycle().skip(step as usize * 37).take(256);
+        let Some(token) = allowed.into_iter().find(|&token| mask.contains(token)) else { return };
+        assert!(matcher.consume(token).is_ok(), "a token of the mask was refused");
+    }
 }
 
 /// What a parser makes of `pieces`: neighbours of one kind are one event.

@@ -14,8 +14,19 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::tools;
 
 /// Names as `fuzz/src/lib.rs` lists them.
-const TARGETS: &[&str] =
-    &["request", "gguf", "safetensors", "config", "template", "stop", "detokenizer", "reasoning"];
+const TARGETS: &[&str] = &[
+    "request",
+    "gguf",
+    "safetensors",
+    "config",
+    "template",
+    "stop",
+    "detokenizer",
+    "reasoning",
+    "tool_calls",
+    "schema",
+    "grammar",
+];
 
 /// Seconds per target in `cargo xtask test`.
 const SHORT: u64 = 5;
