@@ -19,14 +19,14 @@ request_fields! {
         /// 0..=20 likely tokens at each position; only with `logprobs`; default 0.
         pub top_logprobs: Option<Integer>,
 
-        // Tools. An empty list is the same as none; anything more is refused for now.
-        /// Tools the model may call. Refused unless empty.
+        // Tools. An empty list is the same as none.
+        /// Tools the model may call, of type `function`.
         pub tools: Option<Vec<Tool>>,
-        /// `none` is fine without tools; anything else is refused.
+        /// none, auto (the default), required, a function's name, or allowed tools; only with tools.
         pub tool_choice: Option<ToolChoice>,
-        /// Several calls in one answer; default true; without meaning without tools.
+        /// Several calls in one answer; default true.
         pub parallel_tool_calls: Option<bool>,
-        /// Deprecated form of `tools`. Refused unless empty.
+        /// Deprecated form of `tools`; not together with them.
         pub functions: Option<Vec<FunctionDefinition>>,
         /// Deprecated form of `tool_choice`.
         pub function_call: Option<ToolChoice>,
@@ -44,7 +44,7 @@ request_fields! {
         pub chat_template_kwargs: Option<Map<String, Value>>,
         /// none, minimal, low, medium, high, xhigh, max; handed to the template; default none.
         pub reasoning_effort: Option<String>,
-        /// Include the reasoning in the answer; default true; false is refused.
+        /// Include the reasoning in the answer; default true.
         pub include_reasoning: Option<bool>,
         /// Refused.
         pub mm_processor_kwargs: Option<Value>,

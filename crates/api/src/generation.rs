@@ -83,7 +83,7 @@ request_fields! {
         pub early_stopping: Option<bool>,
         /// Draw more choices than are returned; only `n` itself (or 1) is not refused.
         pub best_of: Option<Integer>,
-        /// Most tokens of reasoning. Refused.
+        /// Most tokens of reasoning, at least 0; only for models that are known to reason.
         pub thinking_token_budget: Option<Integer>,
         /// Ends a choice that repeats itself. Refused.
         pub repetition_detection: Option<Value>,
@@ -111,19 +111,19 @@ request_fields! {
         pub routed_experts_prompt_start: Option<Integer>,
 
         // vLLM: structured outputs, by their names of today and of before.
-        /// Refused.
+        /// Exactly one of json, regex, choice, grammar and json_object; how it is written beside it.
         pub structured_outputs: Option<Value>,
-        /// Refused.
+        /// A JSON schema, or text of one.
         pub guided_json: Option<Value>,
-        /// Refused.
+        /// A regular expression that the whole answer matches.
         pub guided_regex: Option<Value>,
-        /// Refused.
+        /// A list of texts, one of which is the answer.
         pub guided_choice: Option<Value>,
-        /// Refused.
+        /// A grammar in Lark or GBNF.
         pub guided_grammar: Option<Value>,
-        /// Refused.
+        /// White space between JSON tokens, a regular expression; only with a JSON constraint.
         pub guided_whitespace_pattern: Option<Value>,
-        /// Refused.
+        /// A name, without effect.
         pub guided_decoding_backend: Option<Value>,
         /// Refused.
         pub structural_tag: Option<Value>,

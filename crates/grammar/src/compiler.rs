@@ -122,6 +122,9 @@ impl Compiler {
         let (sender, receiver) = mpsc::channel();
         let shared = Arc::clone(&self.shared);
         let work = move || {
+            // Of this thread alone: those that write answers go first. Nothing is lost where the
+            // system does not let us.
+            let _ = rustix::process::nice(19);
             let result = catch_unwind(AssertUnwindSafe(|| shared.compile(&grammar)));
             let result = result.unwrap_or_else(|_| {
                 let reason = "the grammar's compiler panicked";

@@ -284,6 +284,8 @@ impl Collector for EngineCollector {
             ("vllm:num_preemptions", "Preemptions", stats.preemptions),
             ("vllm:prompt_tokens", "Prompt tokens", stats.prompt_tokens),
             ("vllm:generation_tokens", "Tokens generated", stats.generation_tokens),
+            ("wharf:forced_tokens", "Tokens that a constraint forced", stats.forced_tokens),
+            ("wharf:late_masks", "Masks that came after their logits", stats.late_masks),
             ("wharf:engine_steps", "Steps of the engine", stats.steps),
             ("wharf:engine_failed_steps", "Steps that failed", stats.failed_steps),
         ];

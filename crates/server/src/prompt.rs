@@ -69,6 +69,12 @@ pub(crate) fn render(
         return Err(ApiError::field(format!("chat_template_kwargs.{key}"), reason));
     }
     if let Some(effort) = rendering.reasoning_effort {
+        if effort == "none" {
+            // The names that templates have for it.
+            for switch in ["enable_thinking", "thinking"] {
+                kwargs.entry(switch).or_insert(Value::Bool(false));
+            }
+        }
         kwargs.entry("reasoning_effort").or_insert_with(|| effort.into());
     }
     let input = RenderInput {
