@@ -29,6 +29,8 @@ const FORMATS: &[&str] = &[
     "lfm2",
     "olmo3",
     "openai",
+    "functiongemma",
+    "gemma4",
 ];
 
 fn tools() -> Vec<ToolSpec> {

@@ -28,6 +28,8 @@ const FORMATS: &[&str] = &[
     "lfm2",
     "olmo3",
     "openai",
+    "functiongemma",
+    "gemma4",
 ];
 
 /// What came out, added up.
@@ -201,6 +203,14 @@ const CASES: &[Case] = &[
         "",
         &[("note", r#"{"count": 1}"#)],
     ),
+    (
+        "gemma4",
+        "Hi <|tool_call>call:note{text:<|\"|>a, \"b\"<|\"|>,meta:{x:[1,true]}}<tool_call|> there",
+        "Hi  there",
+        &[("note", r#"{"text": "a, \"b\"", "meta": {"x": [1, true]}}"#)],
+    ),
+    ("functiongemma", "<start_function_call>call:note{}", "", &[("note", "{}")]),
+    ("functiongemma", "<start_function_call>x", "<start_function_call>x", &[]),
     (
         "minicpm5",
         "<function name=\"note\"><param name=\"text\"><![CDATA[a</param>\nb]]></param></function>",

@@ -4,6 +4,8 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod gemma;
+mod gemma_parser;
 mod harmony;
 mod json_call_parser;
 mod json_calls;
@@ -77,8 +79,9 @@ pub fn formats() -> &'static [&'static dyn ToolFormat] {
         let json = json_calls::FORMATS.iter().map(|format| format as &dyn ToolFormat);
         let tagged = tagged::FORMATS.iter().map(|format| format as &dyn ToolFormat);
         let pythonic = pythonic::FORMATS.iter().map(|format| format as &dyn ToolFormat);
+        let gemma = gemma::FORMATS.iter().map(|format| format as &dyn ToolFormat);
         let harmony = std::iter::once(&harmony::Harmony as &dyn ToolFormat);
-        json.chain(tagged).chain(pythonic).chain(harmony).collect()
+        json.chain(tagged).chain(pythonic).chain(gemma).chain(harmony).collect()
     });
     &FORMATS
 }

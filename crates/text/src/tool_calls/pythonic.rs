@@ -122,7 +122,7 @@ fn after_name(tool: &ToolSpec) -> Result<Grammar, GrammarError> {
             argument_value(argument, tool),
         ]));
     }
-    let list = separated(&arguments, &items);
+    let list = separated(", ", &arguments, &items);
     Ok(Grammar::Sequence(vec![list, Grammar::Literal(")".to_owned())]))
 }
 
@@ -145,12 +145,12 @@ fn argument_value(argument: &Argument, tool: &ToolSpec) -> Grammar {
     }
 }
 
-/// The items with commas between; those that are not required may be left out. Each stands once,
-/// in order: before the first required one the commas follow the items, after it they precede
+/// The items with separators between; those that are not required may be left out. Each stands once,
+/// in order: before the first required one the separators follow the items, after it they precede
 /// them, and where none is required the first that is there has none.
-pub(super) fn separated(arguments: &[Argument], items: &[Grammar]) -> Grammar {
+pub(super) fn separated(separator: &str, arguments: &[Argument], items: &[Grammar]) -> Grammar {
     let comma = |item: &Grammar, before: bool| {
-        let comma = Grammar::Literal(", ".to_owned());
+        let comma = Grammar::Literal(separator.to_owned());
         let parts = if before { vec![comma, item.clone()] } else { vec![item.clone(), comma] };
         Grammar::Sequence(parts)
     };
