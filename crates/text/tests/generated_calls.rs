@@ -31,6 +31,22 @@ const FORMATS: &[&str] = &[
     "openai",
     "functiongemma",
     "gemma4",
+    "hermes",
+    "llama3_json",
+    "mistral",
+    "granite",
+    "granite-20b-fc",
+    "longcat",
+    "gigachat3",
+    "k2_horizon",
+    "jamba",
+    "phi4_mini_json",
+    "apertus",
+    "internlm",
+    "xlam",
+    "deepseek_v3",
+    "deepseek_v31",
+    "kimi_k2",
 ];
 
 fn tools() -> Vec<ToolSpec> {
@@ -102,6 +118,7 @@ fn vocabulary(format: &dyn ToolFormat) -> Vocabulary {
         "\t",
         "ü",
         "｜",
+        "▁",
         "Ġ",
         "\"",
         "\",",
@@ -182,7 +199,9 @@ fn walk(
         if matcher.is_finished() || (matcher.is_complete() && dice.roll(3) == 0) {
             return Some(String::from_utf8(text).expect("text"));
         }
-        let mask = matcher.mask().expect("a mask");
+        let mask = matcher
+            .mask()
+            .unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&text)));
         let allowed: Vec<u32> = (0..eos).filter(|&id| mask.contains(id)).collect();
         assert!(!allowed.is_empty(), "nothing may follow {:?}", String::from_utf8_lossy(&text));
         let long: Vec<u32> =

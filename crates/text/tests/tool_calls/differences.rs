@@ -2,7 +2,7 @@
 //! agrees after all fails the test.
 
 /// Formats of the recordings that are not read.
-pub(super) const NOT_READ: &[&str] = &["dots", "functiongemma", "gemma4", "minimax_m3"];
+pub(super) const NOT_READ: &[&str] = &["dots", "minimax_m3"];
 
 /// The case, and why it differs.
 pub(super) const DIFFERENCES: &[(&str, &str)] = &[
@@ -189,8 +189,6 @@ const FAULT: &str = "the recorded content holds markup";
 const CUT: &str = "a call that is cut or broken: what there is of it is no content, and no call";
 const NAMELESS: &str = "an object without a name is no call";
 const NO_ARGUMENTS: &str = "a call without arguments has none";
-const AT_START: &str =
-    "an object counts as a call where the answer begins with it, or after a marker";
 const REASONING: &str = "reasoning is another parser's";
 const END_TOKEN: &str = "the end of sequence is never part of the text";
 const COERCED: &str = "JSON values keep the types that they are written with";
