@@ -125,7 +125,7 @@ request_fields! {
         pub guided_whitespace_pattern: Option<Value>,
         /// A name, without effect.
         pub guided_decoding_backend: Option<Value>,
-        /// Refused.
+        /// vLLM's tags that hold a form, and text between them.
         pub structural_tag: Option<Value>,
 
         // vLLM: infrastructure.

@@ -11,6 +11,15 @@ pub struct ResponseFormat {
     /// Required where `type` is `json_schema`.
     #[serde(default)]
     pub json_schema: Option<JsonSchemaFormat>,
+    /// Of a structural tag in its newer form.
+    #[serde(default)]
+    pub format: Option<Value>,
+    /// Of a structural tag in its older form, with `triggers`.
+    #[serde(default)]
+    pub structures: Option<Value>,
+    /// Texts that begin one of `structures`.
+    #[serde(default)]
+    pub triggers: Option<Value>,
 }
 
 /// Kinds of [`ResponseFormat`].

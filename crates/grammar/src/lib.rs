@@ -22,6 +22,7 @@ mod mask;
 mod matcher;
 mod refusal;
 mod schema;
+mod structural_tag;
 mod vocabulary;
 
 pub use compiler::{Compiler, Constraint, Limits};

@@ -211,6 +211,49 @@ fn grammars_accept_what_they_say_and_nothing_else() {
 }
 
 #[test]
+fn structural_tags_are_grammars() {
+    let compiler = compiler();
+    let number = json!({"type": "json_schema", "json_schema": {"type": "integer"}});
+    let tag = json!({"type": "tag", "begin": "<f=a>", "content": number, "end": "</f>"});
+    let tagged = json!({"type": "triggered_tags", "triggers": ["<f"], "tags": [tag]});
+    let once = json!({"type": "triggered_tags", "triggers": ["<f"], "tags": [tag], "at_least_one": true, "stop_after_first": true});
+    let thought =
+        json!({"type": "tag", "begin": "<t>", "content": {"type": "any_text"}, "end": "</t>"});
+    let after = json!({"type": "sequence", "elements": [{"type": "optional", "content": thought}, {"type": "const_string", "value": "ok"}]});
+    let several = json!({"type": "tags_with_separator", "separator": ";", "tags": [tag], "at_least_one": true});
+    let old = json!({"type": "structural_tag", "triggers": ["<f"], "structures": [{"begin": "<f=a>", "schema": {"type": "integer"}, "end": "</f>"}]});
+    let new = |format: &serde_json::Value| json!({"type": "structural_tag", "format": format});
+    let cases: [(serde_json::Value, &[&str], &[&str]); 5] = [
+        (new(&tagged), &["", "x", "x<f=a>1</f>y"], &["<f=b>", "<f=a>x</f>"]),
+        (new(&once), &["x<f=a>1</f>"], &["x", "<f=a>1</f>y"]),
+        (new(&after), &["ok", "<t>any <b></t>ok"], &["<t>x</t>no"]),
+        (new(&several), &["<f=a>1</f>", "<f=a>1</f>;<f=a>2</f>"], &["", "<f=a>1</f><f=a>2</f>"]),
+        (old, &["x<f=a>1</f>y", "x"], &["<f=a>x"]),
+    ];
+    for (value, yes, no) in cases {
+        let grammar = Grammar::from_structural_tag(&value).expect("a structural tag");
+        assert!(yes.iter().all(|text| accepts(&compiler, &grammar, text)), "{value}: {yes:?}");
+        assert!(!no.iter().any(|text| accepts(&compiler, &grammar, text)), "{value}: {no:?}");
+    }
+    for (value, wanted) in [
+        (json!({"format": {"type": "wish"}}), "format.type"),
+        (
+            json!({"format": {"type": "sequence", "elements": [{"type": "regex"}]}}),
+            "format.elements[0].pattern",
+        ),
+        (json!({"triggers": ["x"], "structures": [{"begin": "y", "end": "z"}]}), "triggers[0]"),
+        (json!({}), "structures"),
+    ] {
+        match Grammar::from_structural_tag(&value).expect_err("refused") {
+            GrammarError::Unsupported { path, .. } | GrammarError::Invalid { path, .. } => {
+                assert_eq!(path, wanted);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn what_must_follow_is_told_at_once() {
     let compiler = compiler();
     let schema = json!({"type": "object", "properties": {"name": {"const": "hello"}}, "required": ["name"], "additionalProperties": false});

@@ -107,8 +107,16 @@ fn response_format(format: &ResponseFormat, style: &JsonStyle) -> Result<Option<
             form(constraint(field, "json", schema, style)?, field)
         }
         ResponseFormatKind::StructuralTag => {
-            let reason = "use `json_schema`, or tools";
-            Err(ApiError::unsupported("response_format.type", reason))
+            let parts = [
+                ("format", &format.format),
+                ("structures", &format.structures),
+                ("triggers", &format.triggers),
+            ];
+            let given = parts.into_iter().filter_map(|(key, value)| {
+                value.as_ref().map(|value| (key.to_owned(), value.clone()))
+            });
+            let tag = Value::Object(given.collect());
+            form(constraint("response_format", "structural_tag", &tag, style)?, "response_format")
         }
     }
 }
@@ -158,7 +166,8 @@ fn structured_outputs(value: &Value) -> Result<Option<Form>, ApiError> {
         }
     }
     if form.is_none() {
-        let reason = "must have one of json, regex, choice, grammar and json_object";
+        let reason =
+            "must have one of json, regex, choice, grammar, json_object and structural_tag";
         return Err(ApiError::field(FIELD, reason));
     }
     if written && !matches!(&form, Some(Form { grammar: Grammar::Json { .. }, .. })) {
@@ -181,7 +190,12 @@ fn constraint(
         "regex" => Ok(Grammar::Regex(text(field, value)?.to_owned())),
         "choice" => choice(field, value),
         "grammar" => Ok(Grammar::from_user_text(text(field, value)?)),
-        _ => Err(ApiError::unsupported(field, "use `json`, or tools")),
+        _ => {
+            // vLLM takes the text of one too.
+            let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+            let tag = Grammar::from_structural_tag(parsed.as_ref().unwrap_or(value));
+            tag.map_err(|error| refusal(field, error))
+        }
     }
 }
 

@@ -100,7 +100,7 @@ LATER = {
     "tools": [{"type": "custom", "custom": {"name": "f"}}],
     "prompt_logprobs": 1,
     "use_beam_search": True,
-    "structural_tag": {"type": "structural_tag"},
+    "structural_tag": {"format": {"type": "wish"}},
 }
 
 

@@ -134,7 +134,7 @@ async fn what_is_not_there_yet_is_refused_and_never_ignored() {
     let cases = [
         (json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}), "tools[0]"),
         (json!({"guided_json": {"uniqueItems": true}}), "guided_json.uniqueItems"),
-        (json!({"structural_tag": {}}), "structural_tag"),
+        (json!({"structural_tag": {"format": {"type": "wish"}}}), "structural_tag.format.type"),
         (
             json!({"structured_outputs": {"json": {}, "disable_additional_properties": true}}),
             "structured_outputs.disable_additional_properties",

@@ -81,6 +81,7 @@ impl TestServer {
     pub(crate) async fn with(setup: Setup) -> Self {
         let controls = Arc::new(Controls::default());
         let runner = ScriptRunner::new(setup.engine.num_blocks, Arc::clone(&controls));
+        let max_model_len = setup.engine.max_model_len;
         let engine = Engine::start(Box::new(runner), setup.engine).expect("starts");
         let template = ChatTemplate::new(TEMPLATE, Some("<|im_start|>"), Some("<|im_end|>"));
         let model = ServedModel {
@@ -90,7 +91,7 @@ impl TestServer {
             tool_format: wharf_text::tool_calls::by_name("hermes").expect("hermes"),
             reasoning_format: setup.reasoning.and_then(wharf_text::reasoning::by_name),
             defaults: setup.defaults,
-            max_model_len: MAX_MODEL_LEN,
+            max_model_len,
             engine: engine.clone(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");

@@ -14,7 +14,10 @@ async fn a_constraint_holds_whatever_the_model_would_say_and_by_each_of_its_name
     let server = TestServer::start().await;
     let object = ["{\"name\": \"a\"}", "{\"name\": \"b\"}"];
     let schema = |name: &str| json!({name: {"name": "n", "schema": NAME()}, "type": "json_schema"});
-    let cases: [(Value, &[&str]); 9] = [
+    let tag = json!({"type": "const_string", "value": "t"});
+    let cases: [(Value, &[&str]); 11] = [
+        (json!({"response_format": {"type": "structural_tag", "format": tag}}), &["t"]),
+        (json!({"structured_outputs": {"structural_tag": {"format": tag}}}), &["t"]),
         (json!({"guided_json": NAME()}), &object),
         (json!({"guided_json": NAME().to_string()}), &object),
         (json!({"response_format": schema("json_schema")}), &object),
@@ -113,7 +116,7 @@ async fn what_cannot_be_enforced_is_a_400_with_its_place_and_the_server_goes_on(
         (json!({"guided_json": 5}), "guided_json"),
         (json!({"guided_json": "{"}), "guided_json"),
         (json!({"guided_json": "3"}), "guided_json"),
-        (json!({"guided_json": {"$ref": "https://example.com/x"}}), "guided_json"),
+        (json!({"guided_json": {"$ref": "https://example.com/x"}}), "guided_json.$ref"),
         (json!({"guided_regex": "(a"}), "guided_regex"),
         (json!({"guided_regex": "a(?!b)"}), "guided_regex"),
         (json!({"guided_regex": 5}), "guided_regex"),

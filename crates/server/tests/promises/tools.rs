@@ -2,6 +2,7 @@
 use crate::client::Answer;
 use crate::server::{Setup, TestServer, say, with};
 use serde_json::{Value, json};
+use wharf_engine::EngineConfig;
 
 /// `f(a: integer)`, and `g` without parameters.
 fn tools() -> Value {
@@ -55,6 +56,13 @@ fn call(name: &str, arguments: &str) -> (String, String) {
     (name.into(), arguments.into())
 }
 
+/// With room for what the model is told of its tools: here a token is a byte.
+async fn start(reasoning: Option<&'static str>) -> TestServer {
+    let setup = Setup { reasoning, ..Setup::default() };
+    let engine = EngineConfig { max_model_len: 2048, ..setup.engine };
+    TestServer::with(Setup { engine, ..setup }).await
+}
+
 /// Both forms of the answer, which must tell the same.
 async fn both(server: &TestServer, request: Value) -> Answer {
     let plain = server.chat(request.clone()).await;
@@ -69,7 +77,7 @@ async fn both(server: &TestServer, request: Value) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn required_calls_whatever_the_model_would_say() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     for script in ["no", "random"] {
         let more = json!({"tool_choice": "required", "temperature": 1, "seed": 2, "parallel_tool_calls": false});
         let answer = both(&server, ask(script, more)).await;
@@ -89,7 +97,7 @@ async fn required_calls_whatever_the_model_would_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn named_calls_that_function_and_ends_with_stop() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let named = json!({"tool_choice": {"type": "function", "function": {"name": "g"}}});
     let answer = both(&server, ask("no", named)).await;
     assert_eq!(calls(&answer), [call("g", "{}")]);
@@ -104,7 +112,7 @@ async fn named_calls_that_function_and_ends_with_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn auto_leaves_the_model_its_choice_and_holds_a_call_to_its_schema() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let answer = both(&server, ask("just text", json!({}))).await;
     assert_eq!(answer.content(0), "just text");
     assert_eq!((answer.finish(0).0.as_str(), calls(&answer).len()), ("stop", 0));
@@ -125,7 +133,7 @@ async fn auto_leaves_the_model_its_choice_and_holds_a_call_to_its_schema() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn none_is_text_even_where_it_looks_like_a_call() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let script = "<tool_call>{}</tool_call>";
     let answer = both(&server, ask(script, json!({"tool_choice": "none"}))).await;
     assert_eq!(answer.content(0), script);
@@ -134,7 +142,7 @@ async fn none_is_text_even_where_it_looks_like_a_call() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_cut_by_max_tokens_ends_with_length_in_both_forms() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let named = json!({"tool_choice": {"type": "function", "function": {"name": "f"}}});
     let whole = both(&server, ask("x", named.clone())).await;
     let total = whole.json()["usage"]["completion_tokens"].as_u64().expect("a count");
@@ -149,7 +157,7 @@ async fn a_call_cut_by_max_tokens_ends_with_length_in_both_forms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_and_a_form_give_a_call_or_the_form() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let form = json!({"guided_regex": "yes|no"});
     for script in ["yes", "random", "<tool_call>\n{\"name\": \"g\"", "maybe"] {
         let more =
@@ -165,7 +173,7 @@ async fn tools_and_a_form_give_a_call_or_the_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deprecated_functions_answer_in_their_own_form() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let request = with(
         say("x"),
         json!({"functions": [{"name": "g"}], "function_call": {"name": "g"}, "max_tokens": 100}),
@@ -184,7 +192,7 @@ async fn the_deprecated_functions_answer_in_their_own_form() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_that_make_no_sense_are_a_400_with_their_path() {
-    let server = TestServer::start().await;
+    let server = start(None).await;
     let function = |function: Value| json!({"tools": [{"type": "function", "function": function}]});
     let choice = |choice: Value| json!({"tools": tools(), "tool_choice": choice});
     let unique =
@@ -245,7 +253,7 @@ async fn tools_that_make_no_sense_are_a_400_with_their_path() {
 
 /// A server whose model thinks between `<think>` and `</think>`.
 async fn thinking() -> TestServer {
-    TestServer::with(Setup { reasoning: Some("qwen3"), ..Setup::default() }).await
+    start(Some("qwen3")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
