@@ -78,6 +78,13 @@ fn read(value: &Value, path: &str, depth: usize) -> Result<Grammar, GrammarError
     match kind.as_str() {
         "const_string" => Ok(Grammar::Literal(text(format, path, "value")?)),
         "json_schema" => {
+            if format.get("style").is_some_and(|style| style != "json" && !style.is_null()) {
+                return Err(unsupported(path, "style"));
+            }
+            if flag(format, path, "any_order")? {
+                return Err(unsupported(path, "any_order"));
+            }
+            no_excludes(format, path)?;
             let schema = required(format, path, "json_schema")?.clone();
             Ok(Grammar::Json { schema, style: JsonStyle::spaced() })
         }
@@ -119,10 +126,16 @@ fn any_text(format: &Map<String, Value>, path: &str) -> Result<Grammar, GrammarE
             return Err(unsupported(path, key));
         }
     }
-    if format.get("excludes").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-        return Err(unsupported(path, "excludes"));
-    }
+    no_excludes(format, path)?;
     Ok(Grammar::Regex(ANY.into()))
+}
+
+/// Texts that must not appear: there is no grammar for that here.
+fn no_excludes(format: &Map<String, Value>, path: &str) -> Result<(), GrammarError> {
+    match format.get("excludes") {
+        Some(Value::Array(list)) if !list.is_empty() => Err(unsupported(path, "excludes")),
+        _ => Ok(()),
+    }
 }
 
 fn tag(format: &Map<String, Value>, path: &str, depth: usize) -> Result<Tag, GrammarError> {
@@ -148,6 +161,7 @@ fn triggered_tags(
     path: &str,
     depth: usize,
 ) -> Result<Grammar, GrammarError> {
+    no_excludes(format, path)?;
     let (triggers, tags) = (texts(format, path, "triggers")?, tags(format, path, depth)?);
     let max = flag(format, path, "stop_after_first")?.then_some(1);
     let free = triggered(&triggers, &tags, &join(path, "triggers"), max)?;

@@ -243,6 +243,7 @@ fn structural_tags_are_grammars() {
         ),
         (json!({"triggers": ["x"], "structures": [{"begin": "y", "end": "z"}]}), "triggers[0]"),
         (json!({}), "structures"),
+        (json!({"format": {"type": "any_text", "excludes": ["x"]}}), "format.excludes"),
     ] {
         match Grammar::from_structural_tag(&value).expect_err("refused") {
             GrammarError::Unsupported { path, .. } | GrammarError::Invalid { path, .. } => {
