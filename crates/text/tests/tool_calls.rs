@@ -319,3 +319,55 @@ fn a_name_that_comes_last_and_text_that_is_no_call() {
     );
     assert_eq!(calls, [call("f", one)]);
 }
+
+/// Templates by a part of their file's name, and the format of their calls; `-` for none.
+const TEMPLATES: &[(&str, &str)] = &[
+    ("Qwen2.5-7B", "hermes"),
+    ("Qwen3-0.6B", "hermes"),
+    ("Qwen3-Coder", "qwen3_coder"),
+    ("Hermes-3", "hermes"),
+    ("Llama-3.3-70B", "llama3_json"),
+    ("llama3.1_json", "llama3_json"),
+    ("Mistral-Nemo", "mistral"),
+    ("Mistral-Small-3.2", "mistral"),
+    ("Kimi-K2", "kimi_k2"),
+    ("MiniMax-M2", "minimax_m2"),
+    ("DeepSeek-V3.2", "deepseek_v32"),
+    ("DeepSeek-R1", "deepseek_v3"),
+    ("gpt-oss", "openai"),
+    ("gemma-4", "gemma4"),
+    ("granite-3.3", "granite"),
+    ("granite_20b", "granite-20b-fc"),
+    ("phi4_mini", "phi4_mini_json"),
+    ("internlm2", "internlm"),
+    ("glm4", "glm45"),
+    ("apertus", "apertus"),
+    ("gemma-2-2b", "-"),
+    ("chatml", "-"),
+];
+
+#[test]
+fn chat_templates_tell_their_format() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures/templates");
+    let mut seen = Vec::new();
+    for part in ["llama.cpp", "vllm"] {
+        let Ok(files) = fs::read_dir(folder.join(part)) else {
+            println!("skipped: no shared/fixtures/templates beside the checkout");
+            return;
+        };
+        for file in files {
+            let path = file.expect("readable").path();
+            let Ok(source) = fs::read_to_string(&path) else { continue };
+            let name =
+                path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            let format =
+                wharf_text::tool_calls::detect(&source).map_or("-", |format| format.name());
+            seen.push((name, format));
+        }
+    }
+    for (part, wanted) in TEMPLATES {
+        let (name, found) =
+            seen.iter().find(|(name, _)| name.contains(part)).expect("a template of this name");
+        assert_eq!(found, wanted, "{name}");
+    }
+}
