@@ -62,7 +62,7 @@ struct Written {
 /// `{"name": …, "arguments": …}`, each between the markers, on lines of its own.
 const HERMES: JsonCalls = JsonCalls {
     name: "hermes",
-    aliases: &["qwen", "qwen2_5", "qwen3"],
+    aliases: &["qwen", "qwen2_5", "qwen3", "granite4", "ernie45"],
     markers: &["<tool_call>", "</tool_call>"],
     opens: &["<tool_call>"],
     closes: &["</tool_call>"],
@@ -163,7 +163,6 @@ pub(super) static FORMATS: &[JsonCalls] = &[
         written: Written { open: "<|tool_call|>[", trigger: "<|tool_call|>", ..LIST },
         ..HERMES
     },
-    JsonCalls { name: "granite4", aliases: &[], ..HERMES },
     JsonCalls {
         name: "granite-20b-fc",
         aliases: &[],
@@ -179,7 +178,6 @@ pub(super) static FORMATS: &[JsonCalls] = &[
         },
         ..HERMES
     },
-    JsonCalls { name: "ernie45", aliases: &[], ..HERMES },
     JsonCalls {
         name: "longcat",
         aliases: &[],
@@ -231,21 +229,7 @@ pub(super) static FORMATS: &[JsonCalls] = &[
     },
     JsonCalls {
         name: "jamba",
-        aliases: &[],
-        markers: &["<tool_calls>", "</tool_calls>"],
-        opens: &["<tool_calls>"],
-        closes: &["</tool_calls>"],
-        written: Written {
-            open: "<tool_calls>[",
-            close: "]</tool_calls>",
-            trigger: "<tool_calls>",
-            ..LIST
-        },
-        ..HERMES
-    },
-    JsonCalls {
-        name: "hunyuan_a13b",
-        aliases: &[],
+        aliases: &["hunyuan_a13b"],
         markers: &["<tool_calls>", "</tool_calls>"],
         opens: &["<tool_calls>"],
         closes: &["</tool_calls>"],
