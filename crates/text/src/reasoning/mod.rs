@@ -1,7 +1,7 @@
 //! Reasoning: how each family of models marks what it thinks before it answers.
 //!
-//! Most families write a marker, what they think, another marker, and the answer: [`marked`] has
-//! them all in one table. [`harmony`] is the one that does not.
+//! Most families write a marker, what they think, another marker, and the answer: `marked` has
+//! them all in one table. `harmony` is the one that does not.
 
 mod harmony;
 mod marked;
