@@ -5,9 +5,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "tests may panic, helpers included")]
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration, time::Instant};
+mod instances;
 
-use serde_json::{Map, Value};
+use std::{collections::BTreeMap, fs, time::Duration, time::Instant};
+
+use instances::{folder, in_style};
+use serde_json::Value;
 use wharf_grammar::{Compiler, Constraint, Grammar, GrammarError, JsonStyle, Limits, Vocabulary};
 
 const END: u32 = 256;
@@ -56,75 +59,6 @@ fn grammar(schema: &Value) -> Grammar {
     Grammar::Json { schema: schema.clone(), style: JsonStyle::spaced() }
 }
 
-/// `value` in our style: `", "` and `": "`, characters as they are.
-fn written(value: &Value, out: &mut String) {
-    match value {
-        Value::Array(items) => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                out.push_str(if at == 0 { "" } else { ", " });
-                written(item, out);
-            }
-            out.push(']');
-        }
-        Value::Object(members) => {
-            out.push('{');
-            for (at, (name, item)) in members.iter().enumerate() {
-                out.push_str(if at == 0 { "" } else { ", " });
-                out.push_str(&Value::from(name.as_str()).to_string());
-                out.push_str(": ");
-                written(item, out);
-            }
-            out.push('}');
-        }
-        other => out.push_str(&other.to_string()),
-    }
-}
-
-/// `value` with its members in the schema's order, in which they are written.
-fn ordered(value: &Value, schema: &Value, root: &Value) -> Value {
-    let schema = resolved(schema, root);
-    let combined = |keyword: &str| {
-        schema.get(keyword).and_then(Value::as_array).into_iter().flatten().collect::<Vec<_>>()
-    };
-    let mut all = vec![schema];
-    for keyword in ["allOf", "anyOf", "oneOf"] {
-        all.extend(combined(keyword).into_iter().map(|part| resolved(part, root)));
-    }
-    match value {
-        Value::Object(members) => {
-            let mut out = Map::new();
-            for schema in &all {
-                let known = schema.get("properties").and_then(Value::as_object);
-                for (name, part) in known.into_iter().flatten() {
-                    if let Some(member) = members.get(name).filter(|_| !out.contains_key(name)) {
-                        out.insert(name.clone(), ordered(member, part, root));
-                    }
-                }
-            }
-            for (name, member) in members {
-                if !out.contains_key(name) {
-                    let other = all.iter().find_map(|s| s.get("additionalProperties"));
-                    let other = other.cloned().unwrap_or(Value::Bool(true));
-                    out.insert(name.clone(), ordered(member, &other, root));
-                }
-            }
-            Value::Object(out)
-        }
-        Value::Array(items) => {
-            let part = all.iter().find_map(|schema| schema.get("items"));
-            let part = part.cloned().unwrap_or(Value::Bool(true));
-            items.iter().map(|item| ordered(item, &part, root)).collect()
-        }
-        other => other.clone(),
-    }
-}
-
-fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    let pointer = schema.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#'));
-    pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
-}
-
 /// Whether `text` can be written token by token, and be all.
 fn accepts(constraint: &Constraint, text: &str, masks: &mut Vec<Duration>) -> bool {
     let mut matcher = constraint.matcher();
@@ -168,11 +102,6 @@ fn drawn(constraint: &Constraint, seed: u64) -> Option<String> {
     matcher.is_complete().then(|| String::from_utf8(bytes).ok())?
 }
 
-fn folder() -> Option<std::path::PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures/jsonschema");
-    folder.exists().then_some(folder)
-}
-
 /// What became of the schemas and instances of a corpus.
 #[derive(Debug, Default)]
 struct Tally {
@@ -206,8 +135,7 @@ impl Tally {
         };
         self.compile.push(began.elapsed());
         for (value, valid) in tests {
-            let mut text = String::new();
-            written(&ordered(value, schema, schema), &mut text);
+            let text = in_style(value, schema);
             let accepted = accepts(&constraint, &text, &mut self.masks);
             match valid {
                 true => self.valid += 1,
