@@ -6,11 +6,11 @@ use std::{
     time::Duration,
 };
 
-use wharf_grammar::{MatchError, Matcher, TokenMask};
+use wharf_grammar::{Constraint, MatchError, TokenMask};
 
 use crate::{
     Failure, SamplingParams,
-    masks::{MaskPool, Next, Reply},
+    masks::{MaskPool, Next, Position, Reply},
 };
 
 /// What a constrained choice carries from step to step.
@@ -30,7 +30,7 @@ pub(crate) struct Constrained {
 
 /// Where the matcher is.
 enum State {
-    Here(Box<Matcher>),
+    Here(Position),
     /// With a worker, which brings it back with the mask.
     Lent(Receiver<Reply>),
     /// Lost; the choice has failed.
@@ -46,15 +46,15 @@ pub(crate) enum Allowed {
 }
 
 impl Constrained {
-    pub(crate) fn new(mut matcher: Matcher, params: &SamplingParams) -> Self {
+    pub(crate) fn new(constraint: Constraint, params: &SamplingParams) -> Self {
         // Where a request forbids tokens, or favours some, that holds of forced ones too: they are
         // sampled under the mask then.
         let free = params.bad_words.is_empty()
             && params.allowed_token_ids.is_none()
             && params.logit_bias.is_empty();
         Self {
-            complete: matcher.is_complete(),
-            state: State::Here(Box::new(matcher)),
+            complete: constraint.is_complete(),
+            state: State::Here(Position::Beginning(constraint)),
             queue: VecDeque::new(),
             forcing: free,
             one_by_one: params.logprobs.is_some(),
@@ -69,7 +69,7 @@ impl Constrained {
 
     /// The answer is complete, and nothing may follow.
     pub(crate) fn is_finished(&self) -> bool {
-        matches!(&self.state, State::Here(matcher) if matcher.is_finished())
+        matches!(&self.state, State::Here(Position::After(matcher)) if matcher.is_finished())
     }
 
     /// Begins to work out what may follow, unless that is known or on its way.
@@ -78,8 +78,8 @@ impl Constrained {
             return Ok(());
         }
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Here(matcher) => {
-                State::Lent(pool.lend(*matcher, self.forcing).map_err(Failure::Engine)?)
+            State::Here(position) => {
+                State::Lent(pool.lend(position, self.forcing).map_err(Failure::Engine)?)
             }
             other => other,
         };
@@ -98,7 +98,7 @@ impl Constrained {
             Err(RecvTimeoutError::Timeout) => return Ok(None),
             Err(RecvTimeoutError::Disconnected) => return Err(lost()),
         };
-        self.state = State::Here(Box::new(matcher));
+        self.state = State::Here(Position::After(Box::new(matcher)));
         match next.map_err(failure)? {
             Next::OneOf(mask) => Ok(Some(Allowed::OneOf(mask))),
             Next::Forced(tokens) if self.one_by_one => {
@@ -111,7 +111,7 @@ impl Constrained {
 
     /// The answer goes on with `token`.
     pub(crate) fn consume(&mut self, token: u32) -> Result<(), Failure> {
-        let State::Here(matcher) = &mut self.state else {
+        let State::Here(Position::After(matcher)) = &mut self.state else {
             return Err(Failure::Engine("a constraint's matcher was lost".into()));
         };
         matcher.consume(token).map_err(failure)?;

@@ -120,8 +120,8 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// How long a step waits for a mask before the other sequences go on without this one. A late mask
-/// costs its own sequence a step; waiting costs all of them.
+/// How long a step waits for masks, all together, before it goes on without those that are late. A
+/// late mask costs its own sequence a step; waiting costs all of them.
 const MASK_PATIENCE: Duration = Duration::from_millis(2);
 
 /// What a step made of one scheduled sequence.
@@ -223,7 +223,7 @@ impl Core {
         });
         for (choice, sink) in (0u32..).zip(sinks) {
             let constrained =
-                constraint.as_ref().map(|c| Constrained::new(c.matcher(), &request.params));
+                constraint.as_ref().map(|c| Constrained::new(c.clone(), &request.params));
             self.scheduler.add(Sequence::new(Rc::clone(&request), choice, constrained, sink));
         }
     }
@@ -319,6 +319,7 @@ impl Core {
             return plan.scheduled.iter().map(|_| failed()).collect();
         }
         let mut rows = 0..;
+        let deadline = Instant::now() + self.mask_patience;
         let mut outcomes = Vec::with_capacity(plan.scheduled.len());
         let logits = std::mem::take(&mut self.logits);
         for (scheduled, prepared) in plan.scheduled.iter().zip(prepared) {
@@ -327,7 +328,8 @@ impl Core {
                 (_, Err(failure)) => Outcome::Failed(failure),
                 (Some(row), Ok(())) => {
                     let logits = &logits[row * self.vocab_size..(row + 1) * self.vocab_size];
-                    self.sample_row(scheduled.rank, logits, self.mask_patience)
+                    let patience = deadline.saturating_duration_since(Instant::now());
+                    self.sample_row(scheduled.rank, logits, patience)
                 }
                 (None, Ok(())) => Outcome::Computed,
             });

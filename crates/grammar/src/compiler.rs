@@ -8,7 +8,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use llguidance::{ParserFactory, earley::SlicedBiasComputer};
@@ -84,12 +84,34 @@ impl Compiler {
         Ok(Self { shared, limits, cache })
     }
 
-    /// Compiles a grammar, or finds it compiled. Blocks for up to [`Limits::compile_time`]: not
-    /// for threads that others wait for.
+    /// The grammar, if it has been compiled lately. At once.
+    pub fn known(&self, grammar: &Grammar) -> Option<Constraint> {
+        self.cache.get(grammar)
+    }
+
+    /// [`Compiler::compile_by`] within [`Limits::compile_time`].
     ///
     /// # Errors
     /// The first part that cannot be enforced.
     pub fn compile(&self, grammar: &Grammar) -> Result<Constraint, GrammarError> {
+        self.compile_by(grammar, self.deadline())
+    }
+
+    /// When a compilation that begins now has to end; several may share it.
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.limits.compile_time
+    }
+
+    /// Compiles a grammar, or finds it compiled. May block until `deadline`: not for threads that
+    /// others wait for.
+    ///
+    /// # Errors
+    /// The first part that cannot be enforced.
+    pub fn compile_by(
+        &self,
+        grammar: &Grammar,
+        deadline: Instant,
+    ) -> Result<Constraint, GrammarError> {
         if let Some(known) = self.cache.get(grammar) {
             return Ok(known);
         }
@@ -99,7 +121,7 @@ impl Compiler {
             return Err(GrammarError::TooComplex(format!("{bytes} bytes; at most {limit}")));
         }
         grammar.each_schema(&mut |schema| schema::check(schema))?;
-        let constraint = self.compile_in_time(grammar.clone())?;
+        let constraint = self.compile_in_time(grammar.clone(), deadline)?;
         self.cache.insert(grammar.clone(), constraint.clone());
         Ok(constraint)
     }
@@ -107,14 +129,18 @@ impl Compiler {
     /// Checks that a JSON schema can be enforced, so that an error's path is one into this schema.
     ///
     /// # Errors
-    /// As [`Compiler::compile`].
-    pub fn check_schema(&self, schema: &Value) -> Result<(), GrammarError> {
+    /// As [`Compiler::compile_by`].
+    pub fn check_schema(&self, schema: &Value, deadline: Instant) -> Result<(), GrammarError> {
         let grammar = Grammar::Json { schema: schema.clone(), style: JsonStyle::default() };
-        self.compile(&grammar).map(drop)
+        self.compile_by(&grammar, deadline).map(drop)
     }
 
     /// On a thread of its own, which is left alone when its time is over.
-    fn compile_in_time(&self, grammar: Grammar) -> Result<Constraint, GrammarError> {
+    fn compile_in_time(
+        &self,
+        grammar: Grammar,
+        deadline: Instant,
+    ) -> Result<Constraint, GrammarError> {
         let millis = u64::try_from(self.limits.compile_time.as_millis()).unwrap_or(u64::MAX);
         if self.shared.abandoned.load(Ordering::SeqCst) >= MOST_ABANDONED {
             return Err(GrammarError::TimedOut(millis));
@@ -137,15 +163,17 @@ impl Compiler {
         };
         let builder = thread::Builder::new().name("wharf-grammar".into()).stack_size(STACK_BYTES);
         builder.spawn(work).map_err(|error| GrammarError::Internal(error.to_string()))?;
-        receiver.recv_timeout(self.limits.compile_time).unwrap_or_else(|_| {
-            self.shared.abandoned.fetch_add(1, Ordering::SeqCst);
-            // It may have come in between.
-            if let Ok(result) = receiver.try_recv() {
-                self.shared.abandoned.fetch_sub(1, Ordering::SeqCst);
-                return result;
-            }
-            Err(GrammarError::TimedOut(millis))
-        })
+        receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).unwrap_or_else(
+            |_| {
+                self.shared.abandoned.fetch_add(1, Ordering::SeqCst);
+                // It may have come in between.
+                if let Ok(result) = receiver.try_recv() {
+                    self.shared.abandoned.fetch_sub(1, Ordering::SeqCst);
+                    return result;
+                }
+                Err(GrammarError::TimedOut(millis))
+            },
+        )
     }
 }
 
@@ -174,8 +202,10 @@ impl Shared {
         }
         let tokenize = |text: &str| self.factory.tok_env().tokenize(text);
         let budget = Budget::of(grammar, &tokenize);
+        let complete = matcher.is_accepting();
+        let complete = complete.map_err(|error| refusal::of(&error.to_string(), grammar))?;
         let matcher = Arc::new(Mutex::new(matcher));
-        Ok(Constraint { matcher, shared: Arc::clone(self), budget })
+        Ok(Constraint { matcher, complete, shared: Arc::clone(self), budget })
     }
 }
 
@@ -184,6 +214,7 @@ impl Shared {
 pub struct Constraint {
     /// At the beginning.
     matcher: Arc<Mutex<llguidance::Matcher>>,
+    complete: bool,
     shared: Arc<Shared>,
     budget: Option<Budget>,
 }
@@ -195,7 +226,13 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
-    /// A matcher at the beginning of an answer.
+    /// An empty answer satisfies it.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// A matcher at the beginning of an answer: a copy of all that has been compiled, which takes
+    /// a fraction of a millisecond for ordinary grammars and several for huge ones.
     pub fn matcher(&self) -> Matcher {
         // Nothing panics while it is held; if it did, the matcher would still be at its beginning.
         let matcher = self.matcher.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,12 +8,17 @@ use crate::{Grammar, GrammarError, schema};
 pub(crate) fn of(message: &str, grammar: &Grammar) -> GrammarError {
     let reason = shortened(message);
     if let Some(keyword) = unimplemented_keyword(message) {
-        let path = path_in(grammar, &keyword);
+        let path = path_in(grammar, &keyword, &|_| true);
         return GrammarError::Unsupported { path, keyword, reason: None };
     }
-    let blamed = BLAMED.iter().find(|(text, _)| message.contains(text));
-    if let Some((_, keyword)) = blamed {
-        let path = path_in(grammar, keyword);
+    let blamed =
+        BLAMED.iter().find_map(|(text, keyword)| Some((message.split_once(text)?.1, keyword)));
+    if let Some((value, keyword)) = blamed {
+        let named = |it: &Value| it.as_str().is_none_or(|text| value.starts_with(text));
+        let path = match path_in(grammar, keyword, &named) {
+            path if path.is_empty() => path_in(grammar, keyword, &|_| true),
+            path => path,
+        };
         let (keyword, reason) = ((*keyword).to_owned(), Some(reason));
         return GrammarError::Unsupported { path, keyword, reason };
     }
@@ -21,7 +26,13 @@ pub(crate) fn of(message: &str, grammar: &Grammar) -> GrammarError {
     if complex.iter().any(|word| message.to_lowercase().contains(word)) {
         return GrammarError::TooComplex(reason);
     }
-    GrammarError::Invalid { path: String::new(), reason }
+    // A regular expression is shown as it is written.
+    let shown = |value: &Value| value.as_str().is_some_and(|text| message.contains(text));
+    let path = match message.contains("regex") {
+        true => path_in(grammar, "pattern", &shown),
+        false => String::new(),
+    };
+    GrammarError::Invalid { path, reason }
 }
 
 /// What llguidance says of schemas that it understands and cannot enforce, and the keyword that it
@@ -33,12 +44,12 @@ const BLAMED: &[(&str, &str)] = &[
     ("Resource '", "$ref"),
 ];
 
-/// Where `keyword` first stands in one of the grammar's schemas.
-fn path_in(grammar: &Grammar, keyword: &str) -> String {
+/// Where `keyword` first stands in one of the grammar's schemas, with a value that is meant.
+fn path_in(grammar: &Grammar, keyword: &str, meant: &dyn Fn(&Value) -> bool) -> String {
     let mut path = None;
     // Never fails: it only looks.
     let _ = grammar.each_schema(&mut |schema| {
-        path = path.take().or_else(|| schema::path_of(schema, keyword));
+        path = path.take().or_else(|| schema::path_of(schema, keyword, meant));
         Ok::<(), GrammarError>(())
     });
     path.unwrap_or_default()

@@ -44,17 +44,60 @@ const LIST: &[&str] = &["allOf", "anyOf", "oneOf", "prefixItems", "items"];
 const MAP: &[&str] =
     &["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 
+/// What a keyword's value must be (JSON Schema draft 2020-12, the meta-schema), for those whose
+/// wrong values llguidance takes, or refuses without saying where.
+fn wrong(key: &str, value: &Value) -> Option<&'static str> {
+    const TYPES: [&str; 7] = ["null", "boolean", "object", "array", "number", "string", "integer"];
+    let is_type = |value: &Value| value.as_str().is_some_and(|name| TYPES.contains(&name));
+    let is_schema = |value: &Value| matches!(value, Value::Object(_) | Value::Bool(_));
+    let all = |value: &Value, sound: &dyn Fn(&Value) -> bool| {
+        value.as_array().is_some_and(|items| items.iter().all(sound))
+    };
+    let (sound, wanted) = match key {
+        "type" => (
+            is_type(value) || all(value, &is_type),
+            "must be the name of a type, or a list of them",
+        ),
+        "properties" | "patternProperties" | "$defs" | "definitions" => (
+            value.as_object().is_some_and(|map| map.values().all(is_schema)),
+            "must be an object of schemas",
+        ),
+        "allOf" | "anyOf" | "oneOf" => (
+            all(value, &is_schema) && value != &Value::Array(Vec::new()),
+            "must be a list with at least one schema",
+        ),
+        "additionalProperties" => (is_schema(value), "must be a schema"),
+        "required" => (all(value, &Value::is_string), "must be a list of names"),
+        "enum" => (value.is_array(), "must be a list"),
+        "pattern" | "format" | "$ref" => (value.is_string(), "must be a text"),
+        "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" => {
+            // The older drafts' exclusive limits are flags.
+            let flag = key.starts_with("exclusive") && value.is_boolean();
+            (value.is_number() || flag, "must be a number")
+        }
+        "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties" => {
+            (
+                value.as_f64().is_some_and(|count| count >= 0.0 && count.fract() == 0.0),
+                "must be a whole number, 0 or more",
+            )
+        }
+        _ => (true, ""),
+    };
+    (!sound).then_some(wanted)
+}
+
 /// Refuses a schema that is none, and keywords that would have to be ignored.
 pub(crate) fn check(schema: &Value) -> Result<(), GrammarError> {
     if !matches!(schema, Value::Object(_) | Value::Bool(_)) {
         let reason = "a JSON schema must be an object or a boolean".to_owned();
         return Err(GrammarError::Invalid { path: String::new(), reason });
     }
-    if lenient(schema) {
-        return Ok(());
-    }
+    let lenient = lenient(schema);
     walk(schema, "", &mut |path, key, value| {
-        if UNENFORCED.contains(&key) && asserts(key, value) {
+        if let Some(reason) = wrong(key, value) {
+            return Err(GrammarError::Invalid { path: join(path, key), reason: reason.to_owned() });
+        }
+        if !lenient && UNENFORCED.contains(&key) && asserts(key, value) {
             return Err(GrammarError::Unsupported {
                 path: join(path, key),
                 keyword: key.to_owned(),
@@ -80,11 +123,15 @@ fn asserts(key: &str, value: &Value) -> bool {
     }
 }
 
-/// Where `keyword` first stands as a keyword.
-pub(crate) fn path_of(schema: &Value, keyword: &str) -> Option<String> {
+/// Where `keyword` first stands as a keyword, with a value that is meant.
+pub(crate) fn path_of(
+    schema: &Value,
+    keyword: &str,
+    meant: &dyn Fn(&Value) -> bool,
+) -> Option<String> {
     let mut found = None;
-    let visit = &mut |path: &str, key: &str, _: &Value| {
-        if key == keyword {
+    let visit = &mut |path: &str, key: &str, value: &Value| {
+        if key == keyword && meant(value) {
             found = Some(join(path, key));
             return Err(GrammarError::Internal(String::new()));
         }

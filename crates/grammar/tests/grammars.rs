@@ -325,6 +325,38 @@ fn what_cannot_be_enforced_is_refused_with_its_place() {
     assert!(accepts(&compiler, &literal("a"), "a"));
 }
 
+/// The first of its keyword used to be blamed, and a pattern's place was not told at all.
+#[test]
+fn the_value_that_is_refused_is_the_one_that_is_named() {
+    let compiler = compiler();
+    let object = |b: serde_json::Value| {
+        json!({"type": "object", "properties": {
+            "a": {"type": "string", "format": "date", "minLength": 1},
+            "b": b, "c": {"type": "string", "pattern": "^a$"}}})
+    };
+    for (b, wanted) in [
+        (json!({"type": "string", "format": "no-such"}), "properties.b.format"),
+        (json!({"type": "string", "pattern": "a(?=b)"}), "properties.b.pattern"),
+        (json!({"type": "string", "pattern": "(a"}), "properties.b.pattern"),
+        (json!({"type": "string", "pattern": 3}), "properties.b.pattern"),
+        (json!({"type": "strin"}), "properties.b.type"),
+        (json!({"type": ["string", 3]}), "properties.b.type"),
+        (json!({"type": "object", "properties": []}), "properties.b.properties"),
+        (json!({"type": "object", "required": "x"}), "properties.b.required"),
+        (json!({"type": "string", "minLength": -1}), "properties.b.minLength"),
+        (json!({"anyOf": []}), "properties.b.anyOf"),
+        (json!({"enum": "x"}), "properties.b.enum"),
+        (json!({"$ref": "#/nothing"}), "properties.b.$ref"),
+    ] {
+        match compiler.compile(&spaced(object(b.clone()))).expect_err("refused") {
+            GrammarError::Unsupported { path, .. } | GrammarError::Invalid { path, .. } => {
+                assert_eq!(path, wanted, "{b}");
+            }
+            other => panic!("{b}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_grammar_that_explodes_costs_itself_only() {
     let compiler = compiler();

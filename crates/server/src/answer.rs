@@ -8,6 +8,7 @@ use crate::compute::Compute;
 use crate::error::ApiError;
 use crate::generation::{Generation, Job};
 use crate::request_id::{self, RequestId};
+use crate::shape::HeldTo;
 use crate::sse::{self, Frames};
 use crate::state::{AppState, unix_now};
 use crate::validate::Streaming;
@@ -22,6 +23,8 @@ pub(crate) const FINGERPRINT: &str = concat!("wharf-", env!("CARGO_PKG_VERSION")
 /// A request that has been parsed, validated, rendered and tokenised.
 pub(crate) struct Plan<F> {
     pub(crate) job: Job,
+    /// What `job` will be held to.
+    pub(crate) held_to: Option<HeldTo>,
     pub(crate) format: F,
     pub(crate) streaming: Streaming,
 }
@@ -73,13 +76,16 @@ pub(crate) trait Format: Send + 'static {
 /// Runs a plan.
 ///
 /// # Errors
-/// What the engine says; for streams only before the first byte.
+/// What cannot be enforced, and what the engine says; for streams only before the first byte.
 pub(crate) async fn answer<F: Format>(
     state: &Arc<AppState>,
-    plan: Plan<F>,
+    mut plan: Plan<F>,
     mut ticket: Ticket,
     arrived: Instant,
 ) -> Result<Response, ApiError> {
+    if let Some(held_to) = plan.held_to {
+        plan.job.constraint = Some(held_to.compile(state).await?);
+    }
     let mut generation = Generation::submit(state, plan.job, arrived).inspect_err(|error| {
         if matches!(error, ApiError::QueueFull { .. }) {
             state.metrics.reject("queue_full");

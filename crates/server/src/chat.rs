@@ -77,7 +77,7 @@ fn prepare(
         return Err(ApiError::Template("the chat template made an empty prompt".to_owned()));
     }
     let params = validate::fit(state, &params, lengths, ids.len())?;
-    let Shape { constraint, stop_rule, parts } = shape::chat(state, &wishes, &text)?;
+    let Shape { held_to, stop_rule, parts } = shape::chat(state, wishes, &text)?;
     let options = ChoiceOptions { stop_rule, parts, ..options };
     let return_token_ids = fields.return_token_ids == Some(true);
     let format = ChatFormat {
@@ -90,8 +90,9 @@ fn prepare(
         prompt_token_ids: return_token_ids.then(|| ids.clone()),
         choices: vec![ChoiceState::default(); n],
     };
-    let job = Job { prompts: vec![ids], params: vec![params], n, options, cache_salt, constraint };
-    Ok(Plan { job, format, streaming })
+    let job =
+        Job { prompts: vec![ids], params: vec![params], n, options, cache_salt, constraint: None };
+    Ok(Plan { job, held_to, format, streaming })
 }
 
 /// A model whose template knows no tools has not learnt when to stop calling: it gets one call.

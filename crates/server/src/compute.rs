@@ -6,7 +6,8 @@
 //! many at once as there are permits, each under a time limit. A thread cannot be stopped from
 //! outside: work past its limit keeps its permit until it ends, so it can slow but not multiply.
 //! Answers have permits of their own: those are of a known size, and what has been generated is not
-//! thrown away because somebody's template never ends.
+//! thrown away because somebody's template never ends. Compilations of grammars have their own,
+//! too: they may take seconds, and requests without one do not stand in that line.
 use crate::error::ApiError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +15,15 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+/// One grammar is compiled at once for so many threads: the model's step needs them all.
+const COMPILING_SHARE: usize = 4;
+
 /// Where work runs.
 #[derive(Debug)]
 pub(crate) struct Compute {
     permits: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    grammars: Arc<Semaphore>,
     limit: Duration,
     waiting: AtomicUsize,
     max_waiting: usize,
@@ -37,9 +42,15 @@ impl Compute {
     /// A pool of `threads` that gives up on a piece of work after `limit` (and so long may it wait,
     /// with at most `max_waiting` others).
     pub(crate) fn new(threads: usize, max_waiting: usize, limit: Duration) -> Self {
-        let permits = || Arc::new(Semaphore::new(threads.max(1)));
-        let (permits, answers) = (permits(), permits());
-        Self { permits, answers, limit, waiting: AtomicUsize::new(0), max_waiting }
+        let permits = |count: usize| Arc::new(Semaphore::new(count.max(1)));
+        Self {
+            permits: permits(threads),
+            answers: permits(threads),
+            grammars: permits(threads / COMPILING_SHARE),
+            limit,
+            waiting: AtomicUsize::new(0),
+            max_waiting,
+        }
     }
 
     /// Runs `work`.
@@ -53,7 +64,27 @@ impl Compute {
         T: Send + 'static,
         F: FnOnce() -> Result<T, ApiError> + Send + 'static,
     {
-        let permit = self.permit().await?;
+        self.run_with(&self.permits, work).await
+    }
+
+    /// [`Compute::run`] for work that compiles grammars.
+    ///
+    /// # Errors
+    /// As [`Compute::run`].
+    pub(crate) async fn compile<T, F>(&self, work: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+    {
+        self.run_with(&self.grammars, work).await
+    }
+
+    async fn run_with<T, F>(&self, permits: &Arc<Semaphore>, work: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+    {
+        let permit = self.permit(permits).await?;
         let work = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work()
@@ -77,8 +108,8 @@ impl Compute {
 
 impl Compute {
     /// A permit, where one becomes free in time.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    async fn permit(&self, permits: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
             return Ok(permit);
         }
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -86,7 +117,7 @@ impl Compute {
         if before >= self.max_waiting {
             return Err(ApiError::Busy);
         }
-        let permit = timeout(self.limit, Arc::clone(&self.permits).acquire_owned()).await;
+        let permit = timeout(self.limit, Arc::clone(permits).acquire_owned()).await;
         permit.ok().and_then(Result::ok).ok_or(ApiError::Busy)
     }
 
@@ -128,6 +159,20 @@ mod tests {
         assert!(matches!(endless.await, Err(ApiError::Body { .. })));
         assert_eq!(compute.run(|| Ok(())).await, Err(ApiError::Busy));
         assert_eq!(compute.finish(|| 7).await, Ok(7), "answers have threads of their own");
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_compilation_that_does_not_end_holds_up_no_other_work() {
+        let compute = Compute::new(1, 9, Duration::from_millis(50));
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let endless = compute.compile(move || {
+            let _ = wait.recv();
+            Ok(())
+        });
+        assert!(matches!(endless.await, Err(ApiError::Body { .. })));
+        assert_eq!(compute.compile(|| Ok(())).await, Err(ApiError::Busy));
+        assert_eq!(compute.run(|| Ok(7)).await, Ok(7));
         drop(release);
     }
 

@@ -1,7 +1,7 @@
 //! The grammar compiler of the model's vocabulary, made while the server already answers.
 use crate::error::ApiError;
 use std::sync::{Arc, LazyLock};
-use wharf_engine::grammar::{Compiler, GrammarError, Limits, Vocabulary};
+use wharf_engine::grammar::{Compiler, Constraint, Grammar, GrammarError, Limits, Vocabulary};
 use wharf_text::tokenizer::Tokenizer;
 
 type Make = Box<dyn FnOnce() -> Result<Compiler, GrammarError> + Send>;
@@ -34,6 +34,11 @@ impl Grammars {
             tracing::warn!(%error, "the first constrained request prepares the vocabulary");
         }
         Self(compiler)
+    }
+
+    /// A grammar that has been compiled lately. At once.
+    pub(crate) fn known(&self, grammar: &Grammar) -> Option<Constraint> {
+        LazyLock::get(&self.0)?.as_ref().ok()?.known(grammar)
     }
 
     /// The compiler. On the compute pool: it may not be ready.

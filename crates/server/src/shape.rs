@@ -18,9 +18,15 @@ const GAP: &str = r"[ \n\r\t]{0,4}";
 
 /// What the answer is held to, and how it is read.
 pub(crate) struct Shape {
-    pub(crate) constraint: Option<Constraint>,
+    pub(crate) held_to: Option<HeldTo>,
     pub(crate) stop_rule: StopRule,
     pub(crate) parts: Parts,
+}
+
+/// A grammar that is still to be compiled, and the wishes it comes from.
+pub(crate) struct HeldTo {
+    grammar: Grammar,
+    wishes: Wishes,
 }
 
 /// What a request asks of its answer.
@@ -55,14 +61,13 @@ impl Wishes {
     }
 }
 
-/// The shape of an answer to `prompt`, a rendered conversation. On the compute pool: grammars are
-/// compiled here.
+/// The shape of an answer to `prompt`, a rendered conversation.
 ///
 /// # Errors
 /// What cannot be enforced, with its path.
-pub(crate) fn chat(state: &AppState, wishes: &Wishes, prompt: &str) -> Result<Shape, ApiError> {
+pub(crate) fn chat(state: &AppState, wishes: Wishes, prompt: &str) -> Result<Shape, ApiError> {
     let opening = state.reasoning_format.map(|format| format.opening(prompt));
-    let body = body(state, wishes)?;
+    let body = body(state, &wishes)?;
     let body = match (body, wishes.thinking_budget) {
         (None, Some(_)) if opening != Some(Opening::Content) => {
             Some(Grammar::Free { triggers: Vec::new(), max: None })
@@ -75,27 +80,23 @@ pub(crate) fn chat(state: &AppState, wishes: &Wishes, prompt: &str) -> Result<Sh
         }
         _ => body,
     });
-    let constraint = grammar.map(|grammar| compile(state, wishes, &grammar)).transpose()?;
-    let stop_rule = match (&constraint, &wishes.form, &wishes.tools) {
+    let stop_rule = match (&grammar, &wishes.form, &wishes.tools) {
         (None, ..) => StopRule::Anywhere,
         (Some(_), None, tools) if tools.as_ref().is_none_or(|t| t.mode == Mode::Auto) => {
             StopRule::FreeText
         }
         _ => StopRule::Complete,
     };
-    Ok(Shape { constraint, stop_rule, parts: parts(state, wishes, opening) })
+    let parts = parts(state, &wishes, opening);
+    Ok(Shape { held_to: grammar.map(|grammar| HeldTo { grammar, wishes }), stop_rule, parts })
 }
 
 /// The shape of a plain completion: its form, and nothing told apart.
-///
-/// # Errors
-/// What cannot be enforced, with its path.
-pub(crate) fn completion(state: &AppState, form: Option<Form>) -> Result<Shape, ApiError> {
-    let grammar = form.as_ref().map(|form| form.grammar.clone());
-    let wishes = Wishes::form(form);
-    let constraint = grammar.map(|grammar| compile(state, &wishes, &grammar)).transpose()?;
-    let stop_rule = if constraint.is_some() { StopRule::Complete } else { StopRule::Anywhere };
-    Ok(Shape { constraint, stop_rule, parts: Parts::plain() })
+pub(crate) fn completion(form: Option<Form>) -> Shape {
+    let held_to =
+        form.map(|form| HeldTo { grammar: form.grammar.clone(), wishes: Wishes::form(Some(form)) });
+    let stop_rule = if held_to.is_some() { StopRule::Complete } else { StopRule::Anywhere };
+    Shape { held_to, stop_rule, parts: Parts::plain() }
 }
 
 /// What follows the reasoning; `None`: anything.
@@ -139,23 +140,40 @@ fn after_reasoning(
     }
 }
 
-/// Compiles `grammar`. Its parts that come from the request are compiled first, each alone, so that
-/// an error has the path of its own field; what has been compiled once costs nothing again.
-fn compile(state: &AppState, wishes: &Wishes, grammar: &Grammar) -> Result<Constraint, ApiError> {
-    let compiler = state.compiler.get()?;
-    if let Some(form) = &wishes.form {
-        compiler.compile(&form.grammar).map_err(|error| refusal(&form.field, error))?;
+impl HeldTo {
+    /// What has been compiled lately costs nothing again, and waits for nobody.
+    ///
+    /// # Errors
+    /// What cannot be enforced, with its path.
+    pub(crate) async fn compile(self, state: &Arc<AppState>) -> Result<Constraint, ApiError> {
+        if let Some(known) = state.compiler.known(&self.grammar) {
+            return Ok(known);
+        }
+        let shared = Arc::clone(state);
+        state.compute.compile(move || self.compile_now(&shared)).await
     }
-    for (field, spec) in wishes.tools.iter().flat_map(|tools| &tools.callable) {
-        let checked = compiler.check_schema(&spec.parameters);
-        checked.map_err(|error| refusal(&format!("{field}.parameters"), error))?;
+
+    /// The parts that come from the request are compiled first, each alone, so that an error has
+    /// the path of its own field.
+    fn compile_now(&self, state: &AppState) -> Result<Constraint, ApiError> {
+        let Self { grammar, wishes } = self;
+        let compiler = state.compiler.get()?;
+        let deadline = compiler.deadline();
+        if let Some(form) = &wishes.form {
+            let checked = compiler.compile_by(&form.grammar, deadline);
+            checked.map_err(|error| refusal(&form.field, error))?;
+        }
+        for (field, spec) in wishes.tools.iter().flat_map(|tools| &tools.callable) {
+            let checked = compiler.check_schema(&spec.parameters, deadline);
+            checked.map_err(|error| refusal(&format!("{field}.parameters"), error))?;
+        }
+        let field = match (&wishes.form, &wishes.tools) {
+            (Some(form), _) => form.field.as_str(),
+            (None, Some(_)) => "tools",
+            (None, None) => "thinking_token_budget",
+        };
+        compiler.compile_by(grammar, deadline).map_err(|error| refusal(field, error))
     }
-    let field = match (&wishes.form, &wishes.tools) {
-        (Some(form), _) => form.field.as_str(),
-        (None, Some(_)) => "tools",
-        (None, None) => "thinking_token_budget",
-    };
-    compiler.compile(grammar).map_err(|error| refusal(field, error))
 }
 
 /// An error whose path begins with the tool's name.
