@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wharf_grammar::{Compiler, Grammar, GrammarError, Limits, Vocabulary};
 use wharf_text::{
     output::OutputEvent,
-    tool_calls::{ToolFormat, ToolSpec, by_name},
+    tool_calls::{ToolFormat, ToolSpec, by_name, formats},
 };
 
 /// The formats that this file is about.
@@ -299,6 +299,40 @@ fn what_a_format_cannot_write_is_refused_with_its_path() {
                 assert_eq!(found, path);
             }
             other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn schemas_that_multiply_by_reference_are_answered_in_bounded_time() {
+    // Each refers to the next a hundred times: there are 100^8 ways to the last.
+    let mut definitions = serde_json::Map::new();
+    // And this one to itself, which nests without an end.
+    let tree = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/tree0"}}});
+    definitions.insert("tree0".to_owned(), tree);
+    for kind in ["object", "string", "tree"] {
+        for level in (0..8).filter(|_| kind != "tree") {
+            let next = json!({"$ref": format!("#/$defs/{kind}{}", level + 1)});
+            let schema = match kind {
+                "string" => json!({"type": "string", "anyOf": vec![next; 100]}),
+                _ => {
+                    let members = (0..100).map(|member| (format!("m{member}"), next.clone()));
+                    json!({"type": "object", "properties": Value::Object(members.collect())})
+                }
+            };
+            definitions.insert(format!("{kind}{level}"), schema);
+        }
+        definitions.insert(format!("{kind}8"), json!({"type": kind}));
+        let parameters = json!({
+            "type": "object",
+            "properties": {"a": {"$ref": format!("#/$defs/{kind}0")}},
+            "$defs": definitions.clone(),
+        });
+        let tools = [ToolSpec { name: "f".to_owned(), parameters }];
+        for format in formats() {
+            let grammar = format.grammar(&tools, true);
+            assert!(grammar.is_ok() || matches!(grammar, Err(GrammarError::TooComplex(_))));
+            format.parser(&tools);
         }
     }
 }

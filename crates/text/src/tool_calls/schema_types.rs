@@ -81,12 +81,13 @@ pub(super) enum Form {
     Loose(Types),
 }
 
-/// Levels of references and alternatives that are followed; a schema may refer to itself.
-const DEPTH: usize = 16;
+/// Schemas that are looked at to find out about one. A schema may refer to itself, and a bound on
+/// the levels alone would leave their number to grow with each.
+const STEPS: usize = 512;
 
 /// How a value of `schema` is written, a part of the schema `root`.
 pub(super) fn form(schema: &Value, root: &Value) -> Form {
-    let types = types(schema, root, DEPTH);
+    let types = types(schema, root, &mut { STEPS });
     if types == Types::STRING {
         Form::Text
     } else if types.contains(Types::STRING) && is_bare(schema) {
@@ -96,27 +97,31 @@ pub(super) fn form(schema: &Value, root: &Value) -> Form {
     }
 }
 
-fn types(schema: &Value, root: &Value, depth: usize) -> Types {
+fn types(schema: &Value, root: &Value, steps: &mut usize) -> Types {
     let Some(keywords) = schema.as_object() else {
         return if schema == &Value::Bool(false) { Types::NONE } else { Types::ALL };
     };
-    let Some(depth) = depth.checked_sub(1) else { return Types::ALL };
-    let any = |all: &[Value], of: &dyn Fn(&Value) -> Types| {
-        all.iter().fold(Types::NONE, |types, value| types.or(of(value)))
-    };
+    let Some(left) = steps.checked_sub(1) else { return Types::ALL };
+    *steps = left;
     let mut found = Types::ALL;
     for (keyword, value) in keywords {
         let list = value.as_array().map_or(&[][..], Vec::as_slice);
+        let named = |name: &Value| name.as_str().map_or(Types::ALL, Types::named);
         found = found.and(match keyword.as_str() {
-            "type" => match value {
-                Value::String(name) => Types::named(name),
-                _ => any(list, &|name| name.as_str().map_or(Types::ALL, Types::named)),
-            },
-            "enum" => any(list, &Types::of_value),
+            "type" if value.is_array() => list.iter().map(named).fold(Types::NONE, Types::or),
+            "type" => named(value),
+            "enum" => list.iter().map(Types::of_value).fold(Types::NONE, Types::or),
             "const" => Types::of_value(value),
-            "anyOf" | "oneOf" => any(list, &|schema| types(schema, root, depth)),
-            "allOf" => list.iter().fold(Types::ALL, |all, s| all.and(types(s, root, depth))),
-            "$ref" => resolve(value, root).map_or(Types::ALL, |schema| types(schema, root, depth)),
+            "anyOf" | "oneOf" => {
+                list.iter().fold(Types::NONE, |all, schema| all.or(types(schema, root, steps)))
+            }
+            "allOf" => {
+                list.iter().fold(Types::ALL, |all, schema| all.and(types(schema, root, steps)))
+            }
+            "$ref" => match resolve(value, root) {
+                Some(schema) => types(schema, root, steps),
+                None => Types::ALL,
+            },
             _ => continue,
         });
     }
@@ -224,6 +229,14 @@ mod tests {
         ] {
             assert_eq!(form(&schema, &root), expected, "{schema}");
         }
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_many_times_is_looked_at_for_a_bounded_time() {
+        let again = vec![json!({"$ref": "#/$defs/A"}); 100];
+        let root = json!({"$defs": {"A": {"anyOf": again}}});
+        let schema = json!({"$ref": "#/$defs/A"});
+        assert_eq!(form(&schema, &root), Form::Json);
     }
 
     #[test]
