@@ -133,6 +133,19 @@ const CASES: &[Case] = &[
         "",
         &[("note…", r#"{"meta": [1, 2"#)],
     ),
+    // Nothing is no number, and not the beginning of one either.
+    (
+        "qwen3_coder",
+        "<function=note><parameter=count></parameter><parameter=text>x</parameter></function>",
+        "",
+        &[("note", r#"{"count": "", "text": "x"}"#)],
+    ),
+    (
+        "qwen3_coder",
+        "<function=note><parameter=meta>{\"a\": 1</parameter></function>Done",
+        "Done",
+        &[("note", r#"{"meta": "{\"a\": 1"}"#)],
+    ),
     ("qwen3_coder", "a <tool_call> is a tag", "a <tool_call> is a tag", &[]),
     ("qwen3_coder", "<tool_call>\n<function=a b>", "<tool_call>\n<function=a b>", &[]),
     ("qwen3_coder", "x <tool_c", "x <tool_c", &[]),

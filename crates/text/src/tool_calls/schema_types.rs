@@ -185,9 +185,18 @@ pub(super) fn to_json(form: Form, text: &str) -> String {
     }
 }
 
-/// Whether `text` is the beginning of a JSON value and not yet all of it.
-pub(super) fn is_cut_json(text: &str) -> bool {
-    serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
+/// Whether `text` is the beginning of a JSON value that ends in the middle of a string.
+pub(super) fn ends_in_string(text: &str) -> bool {
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ => {}
+        }
+    }
+    in_string && serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
 /// Text as a JSON string.

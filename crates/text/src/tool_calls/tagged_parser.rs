@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::{
     ToolSpec,
-    schema_types::{Form, Types, escaped, form, is_cut_json, quoted, to_json},
+    schema_types::{Form, Types, ends_in_string, escaped, form, quoted, to_json},
     tagged::Tags,
 };
 use crate::output::{
@@ -302,7 +302,7 @@ impl TaggedParser {
             self.value.push_str(text);
         }
         let Some(end) = end else { return false };
-        if self.form == Form::Json && is_cut_json(self.value.trim()) {
+        if self.form == Form::Json && ends_in_string(self.value.trim()) {
             // The tag stands in a string of the JSON.
             self.value.push_str(&self.value_ends[end]);
             return true;
