@@ -306,7 +306,7 @@ fn a_name_that_comes_last_and_text_that_is_no_call() {
         read("hermes", "<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"f\"}</tool_call>");
     assert_eq!((content.as_str(), calls), ("", vec![call("f", one.clone())]));
     // Not a call after all: it is content, exactly.
-    for text in ["{\"a\": 1}", "{\"name\": 3}", "[1, 2]", "{not json}"] {
+    for text in ["{\"a\": 1}", "{\"name\": 3}", "{\"name\": \"\"}", "[1, 2]", "{not json}"] {
         let (content, calls) = read("llama3_json", text);
         assert_eq!((content.as_str(), calls.len()), (text, 0), "{text}");
     }

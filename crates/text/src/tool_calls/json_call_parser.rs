@@ -362,9 +362,9 @@ impl Call {
     fn value_ends(&mut self, out: &mut Vec<OutputEvent>) -> bool {
         let raw = std::mem::take(&mut self.held);
         match std::mem::replace(&mut self.member, Member::Other) {
-            Member::Name => match serde_json::from_str(&raw) {
-                Ok(name) => self.begin(name, out),
-                Err(_) => return false,
+            Member::Name => match serde_json::from_str::<String>(&raw) {
+                Ok(name) if !name.is_empty() => self.begin(name, out),
+                _ => return false,
             },
             Member::QuotedArguments => {
                 let inner: Option<String> = serde_json::from_str(&raw).ok();
