@@ -19,7 +19,10 @@ const FORMATS: &[&str] = &[
     "glm47",
     "poolside_v1",
     "hy_v3",
+    "k2_horizon",
     "minimax_m2",
+    "dots",
+    "minimax_m3",
     "deepseek_v32",
     "deepseek_v4",
     "step3",
@@ -38,7 +41,6 @@ const FORMATS: &[&str] = &[
     "granite-20b-fc",
     "longcat",
     "gigachat3",
-    "k2_horizon",
     "jamba",
     "phi4_mini_json",
     "apertus",
@@ -48,6 +50,15 @@ const FORMATS: &[&str] = &[
     "deepseek_v31",
     "kimi_k2",
 ];
+
+#[test]
+fn every_format_is_in_the_list() {
+    let mut listed = FORMATS.to_vec();
+    listed.sort_unstable();
+    let mut all: Vec<&str> = formats().iter().map(|format| format.name()).collect();
+    all.sort_unstable();
+    assert_eq!(listed, all);
+}
 
 fn tools() -> Vec<ToolSpec> {
     let all = json!({
@@ -61,11 +72,13 @@ fn tools() -> Vec<ToolSpec> {
             "who": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
             "place": {"$ref": "#/$defs/Place"},
+            "places": {"type": "array", "items": {"$ref": "#/$defs/Place"}, "maxItems": 2},
         },
         "required": ["unit", "count"],
         "additionalProperties": false,
         "$defs": {"Place": {
-            "type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"],
+            "type": "object", "required": ["x"],
+            "properties": {"x": {"type": "integer"}, "note": {"type": "string"}},
             "additionalProperties": false,
         }},
     });
@@ -86,10 +99,14 @@ fn satisfies(name: &str, arguments: &Value) -> bool {
     let known = |names: &[&str]| {
         arguments.as_object().is_some_and(|all| all.keys().all(|key| names.contains(&key.as_str())))
     };
+    let place = |value: &Value| {
+        let is_integer = value["x"].as_number().is_some_and(|x| !x.to_string().contains('.'));
+        is_integer && value.get("note").is_none_or(Value::is_string)
+    };
     let each = |name: &str, holds: &dyn Fn(&Value) -> bool| arguments.get(name).is_none_or(holds);
     match name {
         "all_kinds" => {
-            known(&["text", "unit", "count", "ratio", "deep", "who", "tags", "place"])
+            known(&["text", "unit", "count", "ratio", "deep", "who", "tags", "place", "places"])
                 && ["celsius", "fahrenheit"].contains(&arguments["unit"].as_str().unwrap_or(""))
                 && arguments["count"].as_i64().is_some_and(|count| (1..=20).contains(&count))
                 && each("text", &Value::is_string)
@@ -99,7 +116,10 @@ fn satisfies(name: &str, arguments: &Value) -> bool {
                 && each("tags", &|value| {
                     value.as_array().is_some_and(|t| t.len() <= 2 && t.iter().all(Value::is_string))
                 })
-                && each("place", &|value| value["x"].is_i64())
+                && each("place", &place)
+                && each("places", &|value| {
+                    value.as_array().is_some_and(|all| all.len() <= 2 && all.iter().all(place))
+                })
         }
         "optional" => {
             each("a", &|value| value.as_str().is_some_and(|text| text.chars().count() <= 3))

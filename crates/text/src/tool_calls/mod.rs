@@ -4,9 +4,12 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod elements;
+mod elements_reader;
 mod gemma;
 mod gemma_parser;
 mod harmony;
+mod json_call;
 mod json_call_parser;
 mod json_calls;
 mod json_object;

@@ -5,7 +5,7 @@
 //! grammar lets through is read as it was meant.
 
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A set of JSON types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +14,13 @@ pub(super) struct Types(u8);
 impl Types {
     pub(super) const NONE: Self = Self(0);
     pub(super) const STRING: Self = Self(1);
-    const NULL: Self = Self(2);
+    pub(super) const NULL: Self = Self(2);
     const BOOLEAN: Self = Self(4);
     const INTEGER: Self = Self(8);
     /// Numbers that are not integers.
     const FRACTION: Self = Self(16);
-    const ARRAY: Self = Self(32);
-    const OBJECT: Self = Self(64);
+    pub(super) const ARRAY: Self = Self(32);
+    pub(super) const OBJECT: Self = Self(64);
     pub(super) const ALL: Self = Self(127);
 
     fn named(name: &str) -> Self {
@@ -85,9 +85,43 @@ pub(super) enum Form {
 /// the levels alone would leave their number to grow with each.
 const STEPS: usize = 512;
 
+/// The types that a value of `schema` may have, a part of the schema `root`.
+pub(super) fn types_of(schema: &Value, root: &Value) -> Types {
+    types(schema, root, &mut { STEPS })
+}
+
+/// The schema of the member `name` of objects that satisfy `schema`, where it says one.
+pub(super) fn member<'a>(schema: &'a Value, root: &'a Value, name: &str) -> Option<&'a Value> {
+    let find = |keywords: &'a Map<String, Value>| {
+        let named = keywords.get("properties").and_then(|properties| properties.get(name));
+        named.or_else(|| keywords.get("additionalProperties").filter(|other| other.is_object()))
+    };
+    search(schema, root, &mut { STEPS }, &find)
+}
+
+/// The schema of the items of arrays that satisfy `schema`, where it says one.
+pub(super) fn item<'a>(schema: &'a Value, root: &'a Value) -> Option<&'a Value> {
+    search(schema, root, &mut { STEPS }, &|keywords| keywords.get("items"))
+}
+
+/// What `find` finds first in `schema`, in what it refers to and in its alternatives.
+fn search<'a>(
+    schema: &'a Value,
+    root: &'a Value,
+    steps: &mut usize,
+    find: &dyn Fn(&'a Map<String, Value>) -> Option<&'a Value>,
+) -> Option<&'a Value> {
+    let keywords = schema.as_object()?;
+    *steps = steps.checked_sub(1)?;
+    let target = keywords.get("$ref").and_then(|reference| resolve(reference, root));
+    let lists = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|list| keywords.get(list));
+    let mut others = target.into_iter().chain(lists.filter_map(Value::as_array).flatten());
+    find(keywords).or_else(|| others.find_map(|schema| search(schema, root, steps, find)))
+}
+
 /// How a value of `schema` is written, a part of the schema `root`.
 pub(super) fn form(schema: &Value, root: &Value) -> Form {
-    let types = types(schema, root, &mut { STEPS });
+    let types = types_of(schema, root);
     if types == Types::STRING {
         Form::Text
     } else if types.contains(Types::STRING) && is_bare(schema) {
@@ -246,6 +280,7 @@ mod tests {
         let root = json!({"$defs": {"A": {"anyOf": again}}});
         let schema = json!({"$ref": "#/$defs/A"});
         assert_eq!(form(&schema, &root), Form::Json);
+        assert_eq!(member(&schema, &root, "x"), None);
     }
 
     #[test]
