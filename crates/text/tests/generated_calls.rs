@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use wharf_grammar::{Compiler, Grammar, GrammarError, Limits, Vocabulary};
 use wharf_text::{
     output::OutputEvent,
-    tool_calls::{ToolFormat, ToolSpec, by_name},
+    tool_calls::{ToolFormat, ToolSpec, by_name, formats},
 };
 
 /// The formats that this file is about.
@@ -19,7 +19,10 @@ const FORMATS: &[&str] = &[
     "glm47",
     "poolside_v1",
     "hy_v3",
+    "k2_horizon",
     "minimax_m2",
+    "dots",
+    "minimax_m3",
     "deepseek_v32",
     "deepseek_v4",
     "step3",
@@ -38,7 +41,6 @@ const FORMATS: &[&str] = &[
     "granite-20b-fc",
     "longcat",
     "gigachat3",
-    "k2_horizon",
     "jamba",
     "phi4_mini_json",
     "apertus",
@@ -48,6 +50,15 @@ const FORMATS: &[&str] = &[
     "deepseek_v31",
     "kimi_k2",
 ];
+
+#[test]
+fn every_format_is_in_the_list() {
+    let mut listed = FORMATS.to_vec();
+    listed.sort_unstable();
+    let mut all: Vec<&str> = formats().iter().map(|format| format.name()).collect();
+    all.sort_unstable();
+    assert_eq!(listed, all);
+}
 
 fn tools() -> Vec<ToolSpec> {
     let all = json!({
@@ -61,11 +72,13 @@ fn tools() -> Vec<ToolSpec> {
             "who": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
             "place": {"$ref": "#/$defs/Place"},
+            "places": {"type": "array", "items": {"$ref": "#/$defs/Place"}, "maxItems": 2},
         },
         "required": ["unit", "count"],
         "additionalProperties": false,
         "$defs": {"Place": {
-            "type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"],
+            "type": "object", "required": ["x"],
+            "properties": {"x": {"type": "integer"}, "note": {"type": "string"}},
             "additionalProperties": false,
         }},
     });
@@ -86,10 +99,14 @@ fn satisfies(name: &str, arguments: &Value) -> bool {
     let known = |names: &[&str]| {
         arguments.as_object().is_some_and(|all| all.keys().all(|key| names.contains(&key.as_str())))
     };
+    let place = |value: &Value| {
+        let is_integer = value["x"].as_number().is_some_and(|x| !x.to_string().contains('.'));
+        is_integer && value.get("note").is_none_or(Value::is_string)
+    };
     let each = |name: &str, holds: &dyn Fn(&Value) -> bool| arguments.get(name).is_none_or(holds);
     match name {
         "all_kinds" => {
-            known(&["text", "unit", "count", "ratio", "deep", "who", "tags", "place"])
+            known(&["text", "unit", "count", "ratio", "deep", "who", "tags", "place", "places"])
                 && ["celsius", "fahrenheit"].contains(&arguments["unit"].as_str().unwrap_or(""))
                 && arguments["count"].as_i64().is_some_and(|count| (1..=20).contains(&count))
                 && each("text", &Value::is_string)
@@ -99,7 +116,10 @@ fn satisfies(name: &str, arguments: &Value) -> bool {
                 && each("tags", &|value| {
                     value.as_array().is_some_and(|t| t.len() <= 2 && t.iter().all(Value::is_string))
                 })
-                && each("place", &|value| value["x"].is_i64())
+                && each("place", &place)
+                && each("places", &|value| {
+                    value.as_array().is_some_and(|all| all.len() <= 2 && all.iter().all(place))
+                })
         }
         "optional" => {
             each("a", &|value| value.as_str().is_some_and(|text| text.chars().count() <= 3))
@@ -299,6 +319,40 @@ fn what_a_format_cannot_write_is_refused_with_its_path() {
                 assert_eq!(found, path);
             }
             other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn schemas_that_multiply_by_reference_are_answered_in_bounded_time() {
+    // Each refers to the next a hundred times: there are 100^8 ways to the last.
+    let mut definitions = serde_json::Map::new();
+    // And this one to itself, which nests without an end.
+    let tree = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/tree0"}}});
+    definitions.insert("tree0".to_owned(), tree);
+    for kind in ["object", "string", "tree"] {
+        for level in (0..8).filter(|_| kind != "tree") {
+            let next = json!({"$ref": format!("#/$defs/{kind}{}", level + 1)});
+            let schema = match kind {
+                "string" => json!({"type": "string", "anyOf": vec![next; 100]}),
+                _ => {
+                    let members = (0..100).map(|member| (format!("m{member}"), next.clone()));
+                    json!({"type": "object", "properties": Value::Object(members.collect())})
+                }
+            };
+            definitions.insert(format!("{kind}{level}"), schema);
+        }
+        definitions.insert(format!("{kind}8"), json!({"type": kind}));
+        let parameters = json!({
+            "type": "object",
+            "properties": {"a": {"$ref": format!("#/$defs/{kind}0")}},
+            "$defs": definitions.clone(),
+        });
+        let tools = [ToolSpec { name: "f".to_owned(), parameters }];
+        for format in formats() {
+            let grammar = format.grammar(&tools, true);
+            assert!(grammar.is_ok() || matches!(grammar, Err(GrammarError::TooComplex(_))));
+            format.parser(&tools);
         }
     }
 }

@@ -18,7 +18,10 @@ const FORMATS: &[&str] = &[
     "glm47",
     "poolside_v1",
     "hy_v3",
+    "k2_horizon",
     "minimax_m2",
+    "dots",
+    "minimax_m3",
     "deepseek_v32",
     "deepseek_v4",
     "step3",
@@ -97,7 +100,13 @@ fn tools() -> Vec<ToolSpec> {
                 "count": {"type": "integer"},
                 "meta": {"type": "object"},
                 "who": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "sizes": {"type": "array", "items": {"type": "integer"}},
+                "rows": {"type": "array", "items": {"$ref": "#/$defs/Row"}},
             },
+            "$defs": {"Row": {
+                "type": "object",
+                "properties": {"id": {"type": "string"}, "rows": {"type": "array"}},
+            }},
         }),
     }]
 }
@@ -133,6 +142,19 @@ const CASES: &[Case] = &[
         "",
         &[("note…", r#"{"meta": [1, 2"#)],
     ),
+    // Nothing is no number, and not the beginning of one either.
+    (
+        "qwen3_coder",
+        "<function=note><parameter=count></parameter><parameter=text>x</parameter></function>",
+        "",
+        &[("note", r#"{"count": "", "text": "x"}"#)],
+    ),
+    (
+        "qwen3_coder",
+        "<function=note><parameter=meta>{\"a\": 1</parameter></function>Done",
+        "Done",
+        &[("note", r#"{"meta": "{\"a\": 1"}"#)],
+    ),
     ("qwen3_coder", "a <tool_call> is a tag", "a <tool_call> is a tag", &[]),
     ("qwen3_coder", "<tool_call>\n<function=a b>", "<tool_call>\n<function=a b>", &[]),
     ("qwen3_coder", "x <tool_c", "x <tool_c", &[]),
@@ -148,6 +170,66 @@ const CASES: &[Case] = &[
         "<tool_calls>\n<tool_call>note<tool_sep>\n</tool_call>\n</tool_calls>",
         "",
         &[("note", "{}")],
+    ),
+    (
+        "k2_horizon",
+        "Hi <ifm|tool_calls>\n<ifm|tool_call>note\n<ifm|arg_key>count</ifm|arg_key>\n\
+         <ifm|arg_value>2</ifm|arg_value>\n<ifm|arg_key>x</ifm|arg_key>\n\
+         <ifm|arg_type>string</ifm|arg_type>\n<ifm|arg_value>3</ifm|arg_value>\n\
+         </ifm|tool_call>\n<ifm|tool_call>{\"name\": \"note\", \"arguments\": {\"a\": [1]}}\n\
+         </ifm|tool_call>\n</ifm|tool_calls> there",
+        "Hi  there",
+        &[("note", r#"{"count": 2, "x": "3"}"#), ("note", r#"{"a": [1]}"#)],
+    ),
+    (
+        "k2_horizon",
+        "<ifm|tool_call>{\"name\": \"note\"}</ifm|tool_call> b <ifm|tool_calls><ifm|tool_call>{\"a",
+        "b <ifm|tool_calls><ifm|tool_call>{\"a",
+        &[("note", "{}")],
+    ),
+    (
+        "dots",
+        "<dots_function_call>\n<invoke name=\"note\">\n<parameter name=\"text\">a\nb</parameter>\n\
+         </invoke>\n{\"arguments\": {\"n\": 1}, \"name\": \"f\"}</dots_function_call>",
+        "",
+        &[("note", r#"{"text": "a\nb"}"#), ("f", r#"{"n": 1}"#)],
+    ),
+    ("dots", "<dots_function_call>{\"a\": 1}", "<dots_function_call>{\"a\": 1}", &[]),
+    (
+        "minimax_m3",
+        "a\n]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name=\"note\">]<]minimax[>[<text>42 <b> \
+         ]<]minimax[>[</text>]<]minimax[>[<sizes>]<]minimax[>[<item>1]<]minimax[>[</item>\
+         ]<]minimax[>[</sizes>]<]minimax[>[<rows>]<]minimax[>[<item>]<]minimax[>[<id>07\
+         ]<]minimax[>[</id>]<]minimax[>[<rows>]<]minimax[>[</rows>]<]minimax[>[</item>\
+         ]<]minimax[>[</rows>]<]minimax[>[<who>null]<]minimax[>[</who>]<]minimax[>[</invoke>\n\
+         ]<]minimax[>[<invoke name=\"f\">]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>\nb",
+        "a\n\nb",
+        &[
+            (
+                "note",
+                r#"{"text": "42 <b> ", "sizes": [1], "rows": [{"id": "07", "rows": []}], "who": null}"#,
+            ),
+            ("f", "{}"),
+        ],
+    ),
+    // Without a schema, what is in an element tells what it is.
+    (
+        "minimax_m3",
+        "]<]minimax[>[<tool_call>]<]minimax[>[<invoke name=\"f\">]<]minimax[>[<a>]<]minimax[>[<item>x\
+         ]<]minimax[>[</item>]<]minimax[>[<item>2]<]minimax[>[</item>]<]minimax[>[</a>]<]minimax[>[<b>\
+         ]<]minimax[>[<c>True]<]minimax[>[</c>]<]minimax[>[<c>]<]minimax[>[<d>]<]minimax[>[</d>\
+         ]<]minimax[>[</c>]<]minimax[>[</b>]<]minimax[>[</e>]<]minimax[>[</invoke>]<]minimax[>[</tool_call>",
+        "",
+        &[("f", r#"{"a": ["x", 2], "b": {"c": [true, {"d": ""}]}}"#)],
+    ),
+    // What was cut holds no markup.
+    (
+        "minimax_m3",
+        "]<]minimax[>[<tool_call>]<]minimax[>[<invoke name=\"note\">]<]minimax[>[<rows>\
+         ]<]minimax[>[<item>]<]minimax[>[<id>a]<]minimax[>[</id>]<]minimax[>[</item>\
+         ]<]minimax[>[<item>]<]minimax[>[<id>b]<]minimax[>[</i",
+        "",
+        &[("note…", r#"{"rows": [{"id": "a"}, {"id": "b"#)],
     ),
     (
         "deepseek_v32",

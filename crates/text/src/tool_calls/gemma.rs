@@ -51,7 +51,7 @@ impl ToolFormat for Gemma {
         let call = |tool: &ToolSpec| {
             Ok(Grammar::Sequence(vec![
                 Grammar::Literal(format!("call:{}", tool.name)),
-                self.object(&tool.parameters, &tool.parameters, &tool.name, DEPTH)?,
+                self.object(&tool.parameters, &tool.parameters, &tool.name, &mut { STEPS })?,
                 Grammar::Literal((*close).to_owned()),
             ]))
         };
@@ -65,8 +65,9 @@ impl ToolFormat for Gemma {
     }
 }
 
-/// Levels of nesting; a schema may refer to itself.
-const DEPTH: usize = 16;
+/// Values that are looked at. A schema may refer to itself, and a bound on the levels alone would
+/// leave their number to grow with each.
+const STEPS: usize = 512;
 
 impl Gemma {
     /// An object, its members in the schema's order.
@@ -75,7 +76,7 @@ impl Gemma {
         schema: &Value,
         root: &Value,
         path: &str,
-        depth: usize,
+        steps: &mut usize,
     ) -> Result<Grammar, GrammarError> {
         let members = arguments(schema, path)?;
         let mut items = Vec::new();
@@ -87,7 +88,7 @@ impl Gemma {
             }
             items.push(Grammar::Sequence(vec![
                 Grammar::Literal(format!("{}:", member.name)),
-                self.value(member.schema, root, &path, depth)?,
+                self.value(member.schema, root, &path, steps)?,
             ]));
         }
         Ok(Grammar::Sequence(vec![
@@ -102,11 +103,12 @@ impl Gemma {
         schema: &Value,
         root: &Value,
         path: &str,
-        depth: usize,
+        steps: &mut usize,
     ) -> Result<Grammar, GrammarError> {
-        let Some(depth) = depth.checked_sub(1) else {
-            return Err(GrammarError::TooComplex(format!("`{path}` is nested too deeply")));
+        let Some(left) = steps.checked_sub(1) else {
+            return Err(GrammarError::TooComplex(format!("`{path}` refers to too much")));
         };
+        *steps = left;
         let [.., quote] = self.markers;
         let text = RawText { root, end: quote };
         let string =
@@ -126,13 +128,13 @@ impl Gemma {
         }
         if let Some(reference) = keyword("$ref") {
             return match super::schema_types::resolve(reference, root) {
-                Some(target) => self.value(target, root, path, depth),
+                Some(target) => self.value(target, root, path, steps),
                 None => Err(unsupported(&format!("{path}.$ref"), "$ref")),
             };
         }
         if let Some(alternatives) = keyword("anyOf").and_then(Value::as_array) {
             let each = alternatives.iter().enumerate().map(|(index, schema)| {
-                self.value(schema, root, &format!("{path}.anyOf[{index}]"), depth)
+                self.value(schema, root, &format!("{path}.anyOf[{index}]"), steps)
             });
             return Ok(Grammar::AnyOf(each.collect::<Result<_, _>>()?));
         }
@@ -141,8 +143,8 @@ impl Gemma {
             ["integer", "number", "boolean", "null"].iter().any(|scalar| name == scalar)
         };
         match keyword("type") {
-            Some(Value::String(name)) if name == "object" => self.object(schema, root, path, depth),
-            Some(Value::String(name)) if name == "array" => self.array(schema, root, path, depth),
+            Some(Value::String(name)) if name == "object" => self.object(schema, root, path, steps),
+            Some(Value::String(name)) if name == "array" => self.array(schema, root, path, steps),
             Some(Value::Array(names)) if names.iter().all(is_scalar) => Ok(json(schema, root)),
             Some(name) if is_scalar(name) => Ok(json(schema, root)),
             _ => Err(unsupported(path, "type")),
@@ -154,7 +156,7 @@ impl Gemma {
         schema: &Value,
         root: &Value,
         path: &str,
-        depth: usize,
+        steps: &mut usize,
     ) -> Result<Grammar, GrammarError> {
         static ANYTHING: Value = Value::Bool(true);
         let keywords = schema.as_object().into_iter().flatten().map(|(keyword, _)| keyword);
@@ -169,7 +171,7 @@ impl Gemma {
             bound.and_then(|bound| usize::try_from(bound).ok())
         };
         let items = schema.get("items").unwrap_or(&ANYTHING);
-        let item = self.value(items, root, &format!("{path}.items"), depth)?;
+        let item = self.value(items, root, &format!("{path}.items"), steps)?;
         let list = match bound("maxItems") {
             Some(0) => Grammar::Literal(String::new()),
             max => repeated(item, ",", bound("minItems").unwrap_or(0), max),

@@ -1,8 +1,9 @@
 //! Reads the calls of [`JsonCalls`] formats.
 
 use super::{
+    json_call::Call,
     json_calls::JsonCalls,
-    json_object::{ObjectReader, Progress, Step, ValueReader},
+    json_object::{Progress, Step, ValueReader},
 };
 use crate::output::{
     OutputEvent, OutputParser,
@@ -38,26 +39,6 @@ enum State {
     Arguments(ValueReader),
     /// In an object with name and arguments.
     Object(Box<Call>),
-}
-
-/// An object that is being read.
-struct Call {
-    reader: ObjectReader,
-    member: Member,
-    /// The raw text of a value that is not passed on yet.
-    held: String,
-    /// The arguments came before the name.
-    early: Option<String>,
-    name: Option<String>,
-    argued: bool,
-}
-
-enum Member {
-    Name,
-    Arguments,
-    /// Arguments as a string that holds JSON.
-    QuotedArguments,
-    Other,
 }
 
 impl JsonCallParser {
@@ -238,17 +219,9 @@ impl JsonCallParser {
     fn object(&mut self, out: &mut Vec<OutputEvent>) -> bool {
         let State::Object(call) = &mut self.state else { return false };
         let mut events = Vec::new();
-        let (mut read, mut end) = (0, None);
-        for c in self.pending.text().chars() {
-            read += c.len_utf8();
-            let step = call.read(c, self.format.keyed, &mut events);
-            if matches!(step, Step::End | Step::Broken) {
-                end = Some(step);
-                break;
-            }
-        }
+        let (read, end) = call.read(self.pending.text(), self.format.keyed, &mut events);
         let text = self.pending.take(read).to_owned();
-        let started = call.name.is_some() || !events.is_empty();
+        let started = call.has_begun();
         for event in events {
             match event {
                 OutputEvent::CallStart { name } => self.start(name, out),
@@ -297,119 +270,5 @@ fn function_name(text: &str) -> &str {
     match name.rsplit_once(':') {
         Some((name, number)) if number.chars().all(|c| c.is_ascii_digit()) => name,
         _ => name,
-    }
-}
-
-impl Call {
-    fn new() -> Self {
-        Self {
-            reader: ObjectReader::new(),
-            member: Member::Other,
-            held: String::new(),
-            early: None,
-            name: None,
-            argued: false,
-        }
-    }
-
-    /// Reads a character; what it makes certain goes to `out`.
-    fn read(&mut self, c: char, keyed: bool, out: &mut Vec<OutputEvent>) -> Step {
-        let mut step = self.reader.read(c);
-        if step == Step::ValueEnd {
-            if !self.value_ends(out) {
-                return Step::Broken;
-            }
-            step = self.reader.read(c);
-        }
-        match &step {
-            Step::Key(key) => self.key(key, keyed, out),
-            Step::Value(c) => self.value(*c, out),
-            Step::End => self.end(out),
-            Step::Quiet | Step::ValueEnd | Step::Broken => {}
-        }
-        step
-    }
-
-    fn key(&mut self, key: &str, keyed: bool, out: &mut Vec<OutputEvent>) {
-        self.held.clear();
-        self.member = match key {
-            _ if keyed && self.name.is_none() => {
-                self.begin(key.to_owned(), out);
-                Member::Arguments
-            }
-            "name" if self.name.is_none() => Member::Name,
-            "arguments" | "parameters" if !self.argued => Member::Arguments,
-            _ => Member::Other,
-        };
-    }
-
-    fn value(&mut self, c: char, out: &mut Vec<OutputEvent>) {
-        match self.member {
-            Member::Arguments if c == '"' && self.held.is_empty() && !self.argued => {
-                self.member = Member::QuotedArguments;
-                self.held.push(c);
-            }
-            Member::Arguments if self.name.is_some() => {
-                self.argued = true;
-                append(c, out);
-            }
-            Member::Name | Member::Arguments | Member::QuotedArguments => self.held.push(c),
-            Member::Other => {}
-        }
-    }
-
-    /// False: the name is none.
-    fn value_ends(&mut self, out: &mut Vec<OutputEvent>) -> bool {
-        let raw = std::mem::take(&mut self.held);
-        match std::mem::replace(&mut self.member, Member::Other) {
-            Member::Name => match serde_json::from_str(&raw) {
-                Ok(name) => self.begin(name, out),
-                Err(_) => return false,
-            },
-            Member::QuotedArguments => {
-                let inner: Option<String> = serde_json::from_str(&raw).ok();
-                let object = inner.filter(|text| text.trim_start().starts_with('{'));
-                self.give(object.unwrap_or(raw), out);
-            }
-            Member::Arguments if self.name.is_none() => self.give(raw, out),
-            Member::Arguments | Member::Other => {}
-        }
-        true
-    }
-
-    fn begin(&mut self, name: String, out: &mut Vec<OutputEvent>) {
-        out.push(OutputEvent::CallStart { name: name.clone() });
-        self.name = Some(name);
-        if let Some(arguments) = self.early.take() {
-            self.give(arguments, out);
-        }
-    }
-
-    /// Passes whole arguments on, or keeps them until there is a name.
-    fn give(&mut self, arguments: String, out: &mut Vec<OutputEvent>) {
-        if self.name.is_none() {
-            self.early = Some(arguments);
-            return;
-        }
-        self.argued = true;
-        out.push(OutputEvent::Arguments(arguments));
-    }
-
-    fn end(&mut self, out: &mut Vec<OutputEvent>) {
-        if self.name.is_none() {
-            return;
-        }
-        if !self.argued {
-            out.push(OutputEvent::Arguments("{}".to_owned()));
-        }
-        out.push(OutputEvent::CallEnd);
-    }
-}
-
-fn append(c: char, out: &mut Vec<OutputEvent>) {
-    if let Some(OutputEvent::Arguments(text)) = out.last_mut() {
-        text.push(c);
-    } else {
-        out.push(OutputEvent::Arguments(c.to_string()));
     }
 }

@@ -211,23 +211,6 @@ pub(super) static FORMATS: &[JsonCalls] = &[
         ..HERMES
     },
     JsonCalls {
-        name: "k2_horizon",
-        aliases: &[],
-        markers: &["<ifm|tool_calls>", "<ifm|tool_call>", "</ifm|tool_call>", "</ifm|tool_calls>"],
-        opens: &["<ifm|tool_calls>", "<ifm|tool_call>"],
-        closes: &["</ifm|tool_call>", "</ifm|tool_calls>"],
-        written: Written {
-            open: "<ifm|tool_calls>",
-            before: "<ifm|tool_call>{\"name\": ",
-            after: "}</ifm|tool_call>",
-            separator: "",
-            close: "</ifm|tool_calls>",
-            trigger: "<ifm|tool_calls>",
-            ..HERMES.written
-        },
-        ..HERMES
-    },
-    JsonCalls {
         name: "jamba",
         aliases: &["hunyuan_a13b"],
         markers: &["<tool_calls>", "</tool_calls>"],

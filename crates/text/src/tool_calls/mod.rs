@@ -4,9 +4,12 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod elements;
+mod elements_reader;
 mod gemma;
 mod gemma_parser;
 mod harmony;
+mod json_call;
 mod json_call_parser;
 mod json_calls;
 mod json_object;
@@ -102,18 +105,24 @@ const SIGNS: &[(&[&str], &str)] = &[
     (&["<｜tool▁calls▁begin｜>", "```json"], "deepseek_v3"),
     (&["<｜tool▁calls▁begin｜>"], "deepseek_v31"),
     (&["<|tool_calls_section_begin|>"], "kimi_k2"),
+    (&["]<]minimax[>["], "minimax_m3"),
     (&["<minimax:tool_call>"], "minimax_m2"),
+    (&["<dots_function_call>"], "dots"),
     (&["<seed:tool_call>"], "seed_oss"),
     (&["<steptml:invoke"], "step3"),
     (&["<arg_key>", "<tool_sep>"], "hy_v3"),
     (&["<arg_key>"], "glm45"),
     (&["<function=", "<parameter="], "qwen3_coder"),
+    (&["<function name="], "minicpm5"),
     (&["<start_function_call>"], "functiongemma"),
     (&["<|tool_call>call:"], "gemma4"),
     (&["<|tool_call_start|>"], "lfm2"),
+    // LFM2's templates show the tools, and leave it to the model how it calls them.
+    (&["<|tool_list_start|>"], "lfm2"),
     (&["<function_calls>"], "olmo3"),
     (&["<longcat_tool_call>"], "longcat"),
-    (&["<ifm|tool_calls>"], "k2_horizon"),
+    (&["<ifm|tool_call"], "k2_horizon"),
+    (&["<|role_sep|>", "function call"], "gigachat3"),
     (&["<|tools_prefix|>"], "apertus"),
     (&["<|action_start|>"], "internlm"),
     (&["functools["], "phi4_mini_json"),
@@ -124,6 +133,10 @@ const SIGNS: &[(&[&str], &str)] = &[
     (&["<tool_call>"], "hermes"),
     (&["\"parameters\":", "<|eot_id|>"], "llama3_json"),
     (&["<|python_start|>"], "llama4_pythonic"),
+    // What a prompt tells models, where it shows no marker of calls.
+    (&["List of tools: ["], "lfm2"),
+    (&["[func_name1("], "pythonic"),
+    (&["make calls in a single JSON array"], "xlam"),
 ];
 
 /// The format that a chat template writes calls in, as far as that can be seen in it.

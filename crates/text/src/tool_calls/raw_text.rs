@@ -8,8 +8,9 @@ use wharf_grammar::{Grammar, GrammarError};
 
 use super::schema_types::{is_annotation, resolve};
 
-/// Levels of references and alternatives that are followed.
-const DEPTH: usize = 16;
+/// References and alternatives that are followed. A schema may refer to itself, and a bound on the
+/// levels alone would leave their number to grow with each.
+const STEPS: usize = 512;
 
 /// Where a raw text stands.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +30,7 @@ impl RawText<'_> {
     /// # Errors
     /// What cannot be enforced.
     pub(super) fn grammar(&self, schema: &Value, path: &str) -> Result<Grammar, GrammarError> {
-        self.alternatives(schema, path, DEPTH)
+        self.alternatives(schema, path, &mut { STEPS })
     }
 
     /// The tag in what ends the text.
@@ -51,12 +52,13 @@ impl RawText<'_> {
         &self,
         schema: &Value,
         path: &str,
-        depth: usize,
+        steps: &mut usize,
     ) -> Result<Grammar, GrammarError> {
         let Some(keywords) = schema.as_object() else { return Ok(self.any()) };
-        let Some(depth) = depth.checked_sub(1) else {
-            return Err(GrammarError::TooComplex(format!("`{path}` refers to itself")));
+        let Some(left) = steps.checked_sub(1) else {
+            return Err(GrammarError::TooComplex(format!("`{path}` refers to too much")));
         };
+        *steps = left;
         let constraints: Vec<&str> = keywords
             .keys()
             .map(String::as_str)
@@ -65,7 +67,7 @@ impl RawText<'_> {
         match constraints.as_slice() {
             [] => Ok(self.any()),
             ["$ref"] => match resolve(&keywords["$ref"], self.root) {
-                Some(schema) => self.alternatives(schema, path, depth),
+                Some(schema) => self.alternatives(schema, path, steps),
                 None => Err(invalid(&at(path, "$ref"), "the reference leads nowhere")),
             },
             ["enum"] => match keywords["enum"].as_array() {
@@ -76,7 +78,7 @@ impl RawText<'_> {
             [list @ ("anyOf" | "allOf")] => match keywords[*list].as_array().map(Vec::as_slice) {
                 Some(all @ ([_] | [_, ..])) if *list == "anyOf" || all.len() == 1 => {
                     let each = all.iter().enumerate().map(|(index, schema)| {
-                        self.alternatives(schema, &format!("{}[{index}]", at(path, list)), depth)
+                        self.alternatives(schema, &format!("{}[{index}]", at(path, list)), steps)
                     });
                     Ok(Grammar::AnyOf(each.collect::<Result<_, _>>()?))
                 }

@@ -5,7 +5,7 @@
 //! grammar lets through is read as it was meant.
 
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A set of JSON types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +14,13 @@ pub(super) struct Types(u8);
 impl Types {
     pub(super) const NONE: Self = Self(0);
     pub(super) const STRING: Self = Self(1);
-    const NULL: Self = Self(2);
+    pub(super) const NULL: Self = Self(2);
     const BOOLEAN: Self = Self(4);
     const INTEGER: Self = Self(8);
     /// Numbers that are not integers.
     const FRACTION: Self = Self(16);
-    const ARRAY: Self = Self(32);
-    const OBJECT: Self = Self(64);
+    pub(super) const ARRAY: Self = Self(32);
+    pub(super) const OBJECT: Self = Self(64);
     pub(super) const ALL: Self = Self(127);
 
     fn named(name: &str) -> Self {
@@ -81,12 +81,47 @@ pub(super) enum Form {
     Loose(Types),
 }
 
-/// Levels of references and alternatives that are followed; a schema may refer to itself.
-const DEPTH: usize = 16;
+/// Schemas that are looked at to find out about one. A schema may refer to itself, and a bound on
+/// the levels alone would leave their number to grow with each.
+const STEPS: usize = 512;
+
+/// The types that a value of `schema` may have, a part of the schema `root`.
+pub(super) fn types_of(schema: &Value, root: &Value) -> Types {
+    types(schema, root, &mut { STEPS })
+}
+
+/// The schema of the member `name` of objects that satisfy `schema`, where it says one.
+pub(super) fn member<'a>(schema: &'a Value, root: &'a Value, name: &str) -> Option<&'a Value> {
+    let find = |keywords: &'a Map<String, Value>| {
+        let named = keywords.get("properties").and_then(|properties| properties.get(name));
+        named.or_else(|| keywords.get("additionalProperties").filter(|other| other.is_object()))
+    };
+    search(schema, root, &mut { STEPS }, &find)
+}
+
+/// The schema of the items of arrays that satisfy `schema`, where it says one.
+pub(super) fn item<'a>(schema: &'a Value, root: &'a Value) -> Option<&'a Value> {
+    search(schema, root, &mut { STEPS }, &|keywords| keywords.get("items"))
+}
+
+/// What `find` finds first in `schema`, in what it refers to and in its alternatives.
+fn search<'a>(
+    schema: &'a Value,
+    root: &'a Value,
+    steps: &mut usize,
+    find: &dyn Fn(&'a Map<String, Value>) -> Option<&'a Value>,
+) -> Option<&'a Value> {
+    let keywords = schema.as_object()?;
+    *steps = steps.checked_sub(1)?;
+    let target = keywords.get("$ref").and_then(|reference| resolve(reference, root));
+    let lists = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|list| keywords.get(list));
+    let mut others = target.into_iter().chain(lists.filter_map(Value::as_array).flatten());
+    find(keywords).or_else(|| others.find_map(|schema| search(schema, root, steps, find)))
+}
 
 /// How a value of `schema` is written, a part of the schema `root`.
 pub(super) fn form(schema: &Value, root: &Value) -> Form {
-    let types = types(schema, root, DEPTH);
+    let types = types_of(schema, root);
     if types == Types::STRING {
         Form::Text
     } else if types.contains(Types::STRING) && is_bare(schema) {
@@ -96,27 +131,31 @@ pub(super) fn form(schema: &Value, root: &Value) -> Form {
     }
 }
 
-fn types(schema: &Value, root: &Value, depth: usize) -> Types {
+fn types(schema: &Value, root: &Value, steps: &mut usize) -> Types {
     let Some(keywords) = schema.as_object() else {
         return if schema == &Value::Bool(false) { Types::NONE } else { Types::ALL };
     };
-    let Some(depth) = depth.checked_sub(1) else { return Types::ALL };
-    let any = |all: &[Value], of: &dyn Fn(&Value) -> Types| {
-        all.iter().fold(Types::NONE, |types, value| types.or(of(value)))
-    };
+    let Some(left) = steps.checked_sub(1) else { return Types::ALL };
+    *steps = left;
     let mut found = Types::ALL;
     for (keyword, value) in keywords {
         let list = value.as_array().map_or(&[][..], Vec::as_slice);
+        let named = |name: &Value| name.as_str().map_or(Types::ALL, Types::named);
         found = found.and(match keyword.as_str() {
-            "type" => match value {
-                Value::String(name) => Types::named(name),
-                _ => any(list, &|name| name.as_str().map_or(Types::ALL, Types::named)),
-            },
-            "enum" => any(list, &Types::of_value),
+            "type" if value.is_array() => list.iter().map(named).fold(Types::NONE, Types::or),
+            "type" => named(value),
+            "enum" => list.iter().map(Types::of_value).fold(Types::NONE, Types::or),
             "const" => Types::of_value(value),
-            "anyOf" | "oneOf" => any(list, &|schema| types(schema, root, depth)),
-            "allOf" => list.iter().fold(Types::ALL, |all, s| all.and(types(s, root, depth))),
-            "$ref" => resolve(value, root).map_or(Types::ALL, |schema| types(schema, root, depth)),
+            "anyOf" | "oneOf" => {
+                list.iter().fold(Types::NONE, |all, schema| all.or(types(schema, root, steps)))
+            }
+            "allOf" => {
+                list.iter().fold(Types::ALL, |all, schema| all.and(types(schema, root, steps)))
+            }
+            "$ref" => match resolve(value, root) {
+                Some(schema) => types(schema, root, steps),
+                None => Types::ALL,
+            },
             _ => continue,
         });
     }
@@ -180,9 +219,18 @@ pub(super) fn to_json(form: Form, text: &str) -> String {
     }
 }
 
-/// Whether `text` is the beginning of a JSON value and not yet all of it.
-pub(super) fn is_cut_json(text: &str) -> bool {
-    serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
+/// Whether `text` is the beginning of a JSON value that ends in the middle of a string.
+pub(super) fn ends_in_string(text: &str) -> bool {
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ => {}
+        }
+    }
+    in_string && serde_json::from_str::<IgnoredAny>(text).is_err_and(|error| error.is_eof())
 }
 
 /// Text as a JSON string.
@@ -224,6 +272,15 @@ mod tests {
         ] {
             assert_eq!(form(&schema, &root), expected, "{schema}");
         }
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_many_times_is_looked_at_for_a_bounded_time() {
+        let again = vec![json!({"$ref": "#/$defs/A"}); 100];
+        let root = json!({"$defs": {"A": {"anyOf": again}}});
+        let schema = json!({"$ref": "#/$defs/A"});
+        assert_eq!(form(&schema, &root), Form::Json);
+        assert_eq!(member(&schema, &root, "x"), None);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use wharf_grammar::{Grammar, GrammarError, JsonStyle, Trigger};
 
 use super::{
     CallGrammar, ToolFormat, ToolSpec,
+    elements::Elements,
     raw_text::{RawText, regex_escaped},
     schema_types::{Form, form, is_annotation, is_bare},
     tagged_parser::TaggedParser,
@@ -53,8 +54,25 @@ pub(super) struct Tags {
     pub(super) value_end: &'static str,
     /// Text may be written between these, and can hold tags then.
     pub(super) quotes: Option<[&'static str; 2]>,
+    /// Between a parameter's name and its value its type may stand, between these.
+    pub(super) types: Option<[&'static str; 2]>,
+    /// What stands before each tag, where values are elements: see [`super::elements`]. A value
+    /// ends with a tag of its parameter's name then.
+    pub(super) elements: Option<&'static str>,
     /// After the last parameter.
     pub(super) call_end: &'static str,
+    /// Models also write calls as objects with name and arguments.
+    pub(super) objects: Objects,
+}
+
+/// Where models write `{"name": …, "arguments": …}` in a format with tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Objects {
+    Nowhere,
+    /// In a section, in place of a call.
+    InSection,
+    /// In a call, in place of the function's name and the parameters.
+    InCall,
 }
 
 const NONE: Tags = Tags {
@@ -73,7 +91,10 @@ const NONE: Tags = Tags {
     value: "",
     value_end: "",
     quotes: None,
+    types: None,
+    elements: None,
     call_end: "",
+    objects: Objects::Nowhere,
 };
 
 const QWEN3_CODER: Tags = Tags {
@@ -108,6 +129,20 @@ const GLM45: Tags = Tags {
     value: "<arg_value>",
     value_end: "</arg_value>\n",
     call_end: "</tool_call>",
+    ..NONE
+};
+
+const MINIMAX_M2: Tags = Tags {
+    name: "minimax_m2",
+    markers: &["<minimax:tool_call>", "</minimax:tool_call>"],
+    section: Some(["<minimax:tool_call>\n", "\n</minimax:tool_call>"]),
+    shared: true,
+    call: "<invoke name=\"",
+    name_end: "\">\n",
+    key: "<parameter name=\"",
+    key_ends: ["\">", "\">"],
+    value_end: "</parameter>\n",
+    call_end: "</invoke>",
     ..NONE
 };
 
@@ -166,16 +201,51 @@ pub(super) static FORMATS: &[Tags] = &[
         ..GLM45
     },
     Tags {
-        name: "minimax_m2",
-        markers: &["<minimax:tool_call>", "</minimax:tool_call>"],
-        section: Some(["<minimax:tool_call>\n", "\n</minimax:tool_call>"]),
+        name: "k2_horizon",
+        markers: &[
+            "<ifm|tool_calls>",
+            "</ifm|tool_calls>",
+            "<ifm|tool_call>",
+            "</ifm|tool_call>",
+            "<ifm|arg_key>",
+            "</ifm|arg_key>",
+            "<ifm|arg_type>",
+            "</ifm|arg_type>",
+            "<ifm|arg_value>",
+            "</ifm|arg_value>",
+        ],
+        section: Some(["<ifm|tool_calls>\n", "\n</ifm|tool_calls>"]),
         shared: true,
-        call: "<invoke name=\"",
-        name_end: "\">\n",
-        key: "<parameter name=\"",
-        key_ends: ["\">", "\">"],
-        value_end: "</parameter>\n",
-        call_end: "</invoke>",
+        bare: true,
+        call: "<ifm|tool_call>",
+        key: "<ifm|arg_key>",
+        key_ends: ["</ifm|arg_key>\n", "</ifm|arg_key>\n"],
+        types: Some(["<ifm|arg_type>", "</ifm|arg_type>"]),
+        value: "<ifm|arg_value>",
+        value_end: "</ifm|arg_value>\n",
+        call_end: "</ifm|tool_call>",
+        objects: Objects::InCall,
+        ..GLM45
+    },
+    MINIMAX_M2,
+    Tags {
+        name: "dots",
+        markers: &["<dots_function_call>", "</dots_function_call>"],
+        section: Some(["<dots_function_call>\n", "\n</dots_function_call>"]),
+        objects: Objects::InSection,
+        ..MINIMAX_M2
+    },
+    Tags {
+        name: "minimax_m3",
+        markers: &["]<]minimax[>["],
+        section: Some(["]<]minimax[>[<tool_call>\n", "\n]<]minimax[>[</tool_call>"]),
+        shared: true,
+        call: "]<]minimax[>[<invoke name=\"",
+        name_end: "\">",
+        key: "]<]minimax[>[<",
+        key_ends: [">", ">"],
+        elements: Some("]<]minimax[>["),
+        call_end: "]<]minimax[>[</invoke>",
         ..NONE
     },
     DEEPSEEK_V32,
@@ -237,19 +307,17 @@ impl ToolFormat for Tags {
     }
 
     fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError> {
-        let calls: Vec<Grammar> =
-            tools.iter().map(|tool| self.call(tool)).collect::<Result<_, _>>()?;
-        let call = Grammar::AnyOf(calls);
+        let (named, calls) = self.calls(tools)?;
         // What marks the beginning of all that belongs together, and what follows that.
         let (marker, rest) = match self.section {
-            None => (self.call, call.clone()),
+            None => (self.call, named.clone()),
             Some([open, close]) => {
                 let marker = open.trim_end();
-                let first = Grammar::Literal(format!("{}{}", &open[marker.len()..], self.call));
-                let mut parts = vec![first, call.clone()];
+                let before = Grammar::Literal(open[marker.len()..].to_owned());
+                let mut parts = vec![before, calls.clone()];
                 if self.shared && parallel {
-                    let next = Grammar::Literal(format!("\n{}", self.call));
-                    parts.push(repeated(Grammar::Sequence(vec![next, call.clone()]), "", 0, None));
+                    let next = vec![Grammar::Literal("\n".to_owned()), calls];
+                    parts.push(repeated(Grammar::Sequence(next), "", 0, None));
                 }
                 parts.push(Grammar::Literal(close.to_owned()));
                 (marker, Grammar::Sequence(parts))
@@ -261,7 +329,7 @@ impl ToolFormat for Tags {
         triggers.extend(bare.iter().chain(self.other_calls).map(|text| Trigger {
             text: (*text).to_owned(),
             at_start: false,
-            then: call.clone(),
+            then: named.clone(),
         }));
         let several = parallel && !self.shared;
         Ok(CallGrammar {
@@ -278,6 +346,42 @@ pub(super) fn repeated(item: Grammar, separator: &str, min: usize, max: Option<u
 }
 
 impl Tags {
+    /// What follows the text before a function's name, and whole calls. Where there is another way
+    /// to write calls, tools that tags cannot write are left to that.
+    fn calls(&self, tools: &[ToolSpec]) -> Result<(Grammar, Grammar), GrammarError> {
+        let mut named = Vec::new();
+        for tool in tools {
+            match self.call(tool) {
+                Err(error) if self.objects == Objects::Nowhere => return Err(error),
+                call => named.extend(call),
+            }
+        }
+        let objects = |after: &str| {
+            let object = |tool: &ToolSpec| {
+                let name = Value::from(tool.name.as_str());
+                Grammar::Sequence(vec![
+                    Grammar::Literal(format!("{{\"name\": {name}, \"arguments\": ")),
+                    json(&tool.parameters, &tool.parameters),
+                    Grammar::Literal(format!("}}{after}")),
+                ])
+            };
+            tools.iter().map(object).collect::<Vec<_>>()
+        };
+        if self.objects == Objects::InCall {
+            named.extend(objects(self.call_end));
+        }
+        let named = Grammar::AnyOf(named);
+        let call = vec![Grammar::Literal(self.call.to_owned()), named.clone()];
+        let mut calls = vec![Grammar::Sequence(call)];
+        if self.objects == Objects::InSection {
+            if named == Grammar::AnyOf(Vec::new()) {
+                calls.clear();
+            }
+            calls.extend(objects(""));
+        }
+        Ok((named, Grammar::AnyOf(calls)))
+    }
+
     /// A call of `tool`, from its name on.
     fn call(&self, tool: &ToolSpec) -> Result<Grammar, GrammarError> {
         let mut parts = vec![Grammar::Literal(format!("{}{}", tool.name, self.name_end))];
@@ -310,6 +414,9 @@ impl Tags {
                 keyword: argument.name.to_owned(),
                 reason: Some("this model's call format cannot write this name".to_owned()),
             });
+        }
+        if let Some(mark) = self.elements {
+            return Elements { mark, root }.argument(argument.name, argument.schema, path);
         }
         let raw = RawText { root, end: self.value_end };
         let form = form(argument.schema, root);

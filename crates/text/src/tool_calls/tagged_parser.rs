@@ -1,14 +1,19 @@
 //! Reads calls whose arguments stand between tags, in any format of [`super::tagged`].
 //!
 //! Strings are passed on as they come; other values once they are complete, as only then it is
-//! known whether they are the JSON that the schema asks for.
+//! known whether they are the JSON that the schema asks for, or which elements they have.
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+
 use super::{
     ToolSpec,
-    schema_types::{Form, Types, escaped, form, is_cut_json, quoted, to_json},
-    tagged::Tags,
+    elements_reader::elements_to_json,
+    json_call::Call,
+    json_object::Step,
+    schema_types::{Form, Types, ends_in_string, escaped, form, member, quoted, to_json, types_of},
+    tagged::{Objects, Tags},
 };
 use crate::output::{
     OutputEvent, OutputParser,
@@ -32,12 +37,17 @@ enum State {
     BeforeValue,
     /// In a value.
     Value,
+    /// In an object with name and arguments.
+    Object,
+    /// After it, where the call's end may follow.
+    AfterObject,
 }
 
 /// Reads answers with tagged arguments.
 pub(super) struct TaggedParser {
     tags: Tags,
-    forms: HashMap<String, HashMap<String, Form>>,
+    /// The schemas of the tools' arguments.
+    schemas: HashMap<String, Value>,
     state: State,
     pending: Pending,
     surroundings: Surroundings,
@@ -51,25 +61,22 @@ pub(super) struct TaggedParser {
     key: String,
     parameters: usize,
     form: Form,
-    /// What ends the value.
+    /// What ends the value; of one with elements also what begins an element of the same name.
     value_ends: Vec<String>,
+    /// Elements of the parameter's own name that are open in its value.
+    open_elements: usize,
     /// The value, where it is not passed on as it comes.
     value: String,
+    /// The call that is written as an object.
+    object: Call,
 }
 
 impl TaggedParser {
     pub(super) fn new(tags: Tags, tools: &[ToolSpec]) -> Self {
-        let forms = tools.iter().map(|tool| {
-            let properties = tool.parameters.get("properties").and_then(|p| p.as_object());
-            let forms = properties
-                .into_iter()
-                .flatten()
-                .map(|(name, schema)| (name.clone(), form(schema, &tool.parameters)));
-            (tool.name.clone(), forms.collect())
-        });
+        let schemas = tools.iter().map(|tool| (tool.name.clone(), tool.parameters.clone()));
         Self {
             tags,
-            forms: forms.collect(),
+            schemas: schemas.collect(),
             state: State::Content,
             pending: Pending::default(),
             surroundings: Surroundings::default(),
@@ -81,7 +88,9 @@ impl TaggedParser {
             parameters: 0,
             form: Form::Text,
             value_ends: Vec::new(),
+            open_elements: 0,
             value: String::new(),
+            object: Call::new(),
         }
     }
 
@@ -95,6 +104,8 @@ impl TaggedParser {
             State::Key => self.key(),
             State::BeforeValue => self.before_value(out),
             State::Value => self.value(out),
+            State::Object => self.object(out),
+            State::AfterObject => self.after_object(),
         }
     }
 
@@ -138,9 +149,63 @@ impl TaggedParser {
                 self.state = State::Content;
             }
             Beginning::Other if self.pending.is_empty() && !self.pending.ended() => return false,
+            Beginning::Other if self.is_object(Objects::InSection) => self.begin_object(),
             Beginning::Other => self.no_call(out),
         }
         true
+    }
+
+    /// Whether an object follows, where the format has them.
+    fn is_object(&self, place: Objects) -> bool {
+        self.tags.objects == place && self.pending.text().trim_start().starts_with('{')
+    }
+
+    fn begin_object(&mut self) {
+        self.object = Call::new();
+        self.state = State::Object;
+    }
+
+    fn object(&mut self, out: &mut Vec<OutputEvent>) -> bool {
+        let mut events = Vec::new();
+        let (len, end) = self.object.read(self.pending.text(), false, &mut events);
+        let text = self.pending.take(len);
+        if self.object.has_begun() {
+            self.markup.clear();
+            self.surroundings.call();
+        } else {
+            self.markup.push_str(text);
+        }
+        out.append(&mut events);
+        match end {
+            None => return false,
+            Some(Step::End) if self.object.has_begun() => self.state = State::AfterObject,
+            Some(_) => self.no_call(out),
+        }
+        true
+    }
+
+    fn after_object(&mut self) -> bool {
+        if self.tags.objects == Objects::InCall {
+            let space = whitespace(self.pending.text());
+            let after = self.after(space);
+            match after.beginning(&[self.tags.call_end]) {
+                Beginning::Unsure => return false,
+                Beginning::Marker(_) => self.pending.skip(space + self.tags.call_end.len()),
+                Beginning::Other => {}
+            }
+        }
+        self.state = if self.in_section { State::Section } else { State::Content };
+        true
+    }
+
+    /// The text after its first `start` bytes.
+    fn after(&self, start: usize) -> Pending {
+        let mut rest = Pending::default();
+        rest.push(&self.pending.text()[start..]);
+        if self.pending.ended() {
+            rest.end();
+        }
+        rest
     }
 
     /// What looked like a call is content after all.
@@ -161,6 +226,10 @@ impl TaggedParser {
 
     /// A name counts once what follows it is what follows names.
     fn name(&mut self, out: &mut Vec<OutputEvent>) -> bool {
+        if self.is_object(Objects::InCall) {
+            self.begin_object();
+            return true;
+        }
         let text = self.pending.text();
         let start = whitespace(text);
         let is_name = |c: char| c.is_alphanumeric() || "_-.:/".contains(c);
@@ -170,11 +239,7 @@ impl TaggedParser {
             return false;
         }
         let name = text[start..end].to_owned();
-        let mut after = Pending::default();
-        after.push(&text[end + space..]);
-        if self.pending.ended() {
-            after.end();
-        }
+        let after = self.after(end + space);
         let name_end = self.tags.name_end.trim();
         let mut markers = vec![self.tags.call_end, self.tags.key];
         markers.extend(self.tags.other_keys);
@@ -229,20 +294,47 @@ impl TaggedParser {
         self.key.push_str(before);
         let Some(marker) = marker else { return false };
         self.key = self.key.trim().to_owned();
-        let known = self.forms.get(&self.function).and_then(|forms| forms.get(&self.key));
-        self.form = known.copied().unwrap_or(match (marker, markers.len()) {
+        if self.tags.elements.is_some() && self.key.starts_with('/') {
+            // What this closes is not open.
+            self.state = State::Call;
+            return true;
+        }
+        self.form = match self.schema() {
+            (Some(schema), root) => form(schema, root),
             // The format tells what the schema does not.
-            (0, 3) => Form::Text,
-            _ => Form::Loose(Types::ALL),
-        });
+            (None, _) if (marker, markers.len()) == (0, 3) => Form::Text,
+            (None, _) => Form::Loose(Types::ALL),
+        };
         self.state = State::BeforeValue;
         true
+    }
+
+    /// The parameter's schema, and the one that it is a part of.
+    fn schema(&self) -> (Option<&Value>, &Value) {
+        static ANYTHING: Value = Value::Bool(true);
+        let root = self.schemas.get(&self.function).unwrap_or(&ANYTHING);
+        (member(root, root, &self.key), root)
+    }
+
+    /// Skips the type that may stand before a value; whether the text goes on.
+    fn skip_type(&mut self) -> bool {
+        let Some([open, close]) = self.tags.types else { return true };
+        let text = self.pending.text();
+        let Some(rest) = text.strip_prefix(open) else {
+            return self.pending.ended() || !open.starts_with(text);
+        };
+        let Some(len) = rest.find(close) else { return self.pending.ended() };
+        if self.form == Form::Loose(Types::ALL) && rest[..len].trim() == "string" {
+            self.form = Form::Text;
+        }
+        self.pending.skip(open.len() + len + close.len());
+        self.pending.skip_whitespace()
     }
 
     fn before_value(&mut self, out: &mut Vec<OutputEvent>) -> bool {
         let mark = self.tags.value;
         if !mark.is_empty() {
-            if !self.pending.skip_whitespace() {
+            if !self.pending.skip_whitespace() || !self.skip_type() {
                 return false;
             }
             match self.pending.beginning(&[mark]) {
@@ -266,22 +358,37 @@ impl TaggedParser {
         let quote = open.filter(|open| rest.starts_with(open));
         let skipped = quote.map_or(usize::from(newline && rest.starts_with('\n')), str::len);
         self.pending.skip(mark.len() + skipped);
-        let tag = self.tags.value_end.trim();
-        self.value_ends = match (quote, self.tags.quotes) {
-            (Some(_), Some([_, close])) => vec![format!("{close}{tag}")],
-            _ if newline => vec![tag.to_owned(), format!("\n{tag}")],
-            _ => vec![tag.to_owned()],
-        };
         if quote.is_some() {
             self.form = Form::Text;
         }
+        let tag = self.tags.value_end.trim();
+        self.value_ends = match (quote, self.tags.quotes, self.tags.elements) {
+            (Some(_), Some([_, close]), _) => vec![format!("{close}{tag}")],
+            (_, _, Some(mark)) => self.element_ends(mark),
+            _ if newline => vec![tag.to_owned(), format!("\n{tag}")],
+            _ => vec![tag.to_owned()],
+        };
         self.value.clear();
+        self.open_elements = 0;
         if self.form == Form::Text {
             let opened = format!("{}\"", self.member());
             out.push(OutputEvent::Arguments(opened));
         }
         self.state = State::Value;
         true
+    }
+
+    /// What ends an element; and what begins one in it of the same name, where it may hold any.
+    fn element_ends(&self, mark: &str) -> Vec<String> {
+        let key = &self.key;
+        let mut ends = vec![format!("{mark}</{key}>")];
+        let types = match self.schema() {
+            (Some(schema), root) => types_of(schema, root),
+            (None, _) => Types::ALL,
+        };
+        let nests = types.contains(Types::ARRAY) || types.contains(Types::OBJECT);
+        ends.extend((nests && self.form != Form::Text).then(|| format!("{mark}<{key}>")));
+        ends
     }
 
     /// What stands before a value in the arguments.
@@ -302,7 +409,14 @@ impl TaggedParser {
             self.value.push_str(text);
         }
         let Some(end) = end else { return false };
-        if self.form == Form::Json && is_cut_json(self.value.trim()) {
+        let opens = self.tags.elements.is_some() && end == 1;
+        if opens || self.open_elements > 0 {
+            self.open_elements =
+                if opens { self.open_elements + 1 } else { self.open_elements - 1 };
+            self.value.push_str(&self.value_ends[end]);
+            return true;
+        }
+        if self.form == Form::Json && ends_in_string(self.value.trim()) {
             // The tag stands in a string of the JSON.
             self.value.push_str(&self.value_ends[end]);
             return true;
@@ -310,12 +424,26 @@ impl TaggedParser {
         let closed = if self.form == Form::Text {
             "\"".to_owned()
         } else {
-            let value = std::mem::take(&mut self.value);
-            format!("{}{}", self.member(), to_json(self.form, &value))
+            let json = self.value_json(true);
+            format!("{}{json}", self.member())
         };
         out.push(OutputEvent::Arguments(closed));
         self.state = State::Call;
         true
+    }
+
+    /// The value, which has come to its end or was cut, as JSON.
+    fn value_json(&self, complete: bool) -> String {
+        static ANYTHING: Value = Value::Bool(true);
+        match self.tags.elements {
+            Some(mark) => {
+                let (schema, root) = self.schema();
+                let schema = (schema.unwrap_or(&ANYTHING), root);
+                elements_to_json(&self.value, mark, schema, complete)
+            }
+            None if complete => to_json(self.form, &self.value),
+            None => self.value.trim().to_owned(),
+        }
     }
 }
 
@@ -330,11 +458,12 @@ impl OutputParser for TaggedParser {
         while self.step(out) {}
         match self.state {
             State::Section | State::Name => self.no_call(out),
+            State::Object if !self.object.has_begun() => self.no_call(out),
             State::Call => self.no_parameter(out),
             // What there is of a value that was cut; of a text all has been passed on.
             State::Value if self.form != Form::Text && !self.value.trim().is_empty() => {
-                let value = std::mem::take(&mut self.value);
-                let cut = format!("{}{}", self.member(), value.trim());
+                let json = self.value_json(false);
+                let cut = format!("{}{json}", self.member());
                 out.push(OutputEvent::Arguments(cut));
             }
             _ => {}
