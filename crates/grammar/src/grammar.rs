@@ -45,6 +45,8 @@ pub enum Grammar {
         ends: Vec<String>,
         /// After so many tokens the first of `ends` must follow; `None`: any length.
         max_tokens: Option<usize>,
+        /// Texts that do not stand before that place; none empty.
+        excludes: Vec<String>,
     },
     /// Any text to the end of the answer, in which each trigger, where it appears, must go on as
     /// it says. Without triggers: any text at all. It may be empty.
@@ -56,6 +58,9 @@ pub enum Grammar {
         max: Option<usize>,
     },
 }
+        /// Texts that the free text does not have, before a trigger or after what it began; none
+        /// empty. What a trigger begins may have them.
+        excludes: Vec<String>,
 
 /// Where free text is not free.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +108,21 @@ impl Default for JsonStyle {
 impl Grammar {
     /// One of these texts.
     pub fn choice(texts: &[String]) -> Self {
+    /// Any text at all.
+    pub fn any_text() -> Self {
+        Self::free(Vec::new(), None)
+    }
+
+    /// Any text, with `triggers` that may fire `max` times.
+    pub fn free(triggers: Vec<Trigger>, max: Option<usize>) -> Self {
+        Self::Free { triggers, max, excludes: Vec::new() }
+    }
+
+    /// Any text up to and with one of these.
+    pub fn until(ends: Vec<String>, max_tokens: Option<usize>) -> Self {
+        Self::Until { ends, excludes: Vec::new(), max_tokens }
+    }
+
         Self::AnyOf(texts.iter().cloned().map(Self::Literal).collect())
     }
 
@@ -127,10 +147,13 @@ impl Grammar {
                 parts.iter().map(Self::source_bytes).sum::<usize>() + parts.len()
             }
             Self::Repeat { item, separator, .. } => item.source_bytes() + separator.len(),
-            Self::Until { ends, .. } => ends.iter().map(String::len).sum(),
-            Self::Free { triggers, .. } => {
+            Self::Until { ends, excludes, .. } => {
+                ends.iter().chain(excludes).map(String::len).sum()
+            }
+            Self::Free { triggers, excludes, .. } => {
                 let bytes = |trigger: &Trigger| trigger.text.len() + trigger.then.source_bytes();
-                triggers.iter().map(bytes).sum()
+                let excluded: usize = excludes.iter().map(String::len).sum();
+                triggers.iter().map(bytes).sum::<usize>() + excluded
             }
         }
     }

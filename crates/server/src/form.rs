@@ -193,7 +193,7 @@ fn constraint(
         _ => {
             // vLLM takes the text of one too.
             let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
-            let tag = Grammar::from_structural_tag(parsed.as_ref().unwrap_or(value));
+            let tag = Grammar::from_structural_tag(parsed.as_ref().unwrap_or(value), style);
             tag.map_err(|error| refusal(field, error))
         }
     }
