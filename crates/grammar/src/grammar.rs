@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::{Combined, GrammarError, closed};
+
 /// What an answer, or a part of one, must look like.
 ///
 /// Text in a [`Grammar`] is what the client or a parser reads. Where it holds the text of one of
@@ -43,10 +45,10 @@ pub enum Grammar {
     Until {
         /// At least one, none empty.
         ends: Vec<String>,
-        /// After so many tokens the first of `ends` must follow; `None`: any length.
-        max_tokens: Option<usize>,
         /// Texts that do not stand before that place; none empty.
         excludes: Vec<String>,
+        /// After so many tokens the first of `ends` must follow; `None`: any length.
+        max_tokens: Option<usize>,
     },
     /// Any text to the end of the answer, in which each trigger, where it appears, must go on as
     /// it says. Without triggers: any text at all. It may be empty.
@@ -56,11 +58,11 @@ pub enum Grammar {
         /// How many times triggers may fire; `None`: any number. After the last one no text
         /// follows.
         max: Option<usize>,
-    },
-}
         /// Texts that the free text does not have, before a trigger or after what it began; none
         /// empty. What a trigger begins may have them.
         excludes: Vec<String>,
+    },
+}
 
 /// Where free text is not free.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,8 +108,6 @@ impl Default for JsonStyle {
 }
 
 impl Grammar {
-    /// One of these texts.
-    pub fn choice(texts: &[String]) -> Self {
     /// Any text at all.
     pub fn any_text() -> Self {
         Self::free(Vec::new(), None)
@@ -123,6 +123,8 @@ impl Grammar {
         Self::Until { ends, excludes: Vec::new(), max_tokens }
     }
 
+    /// One of these texts.
+    pub fn choice(texts: &[String]) -> Self {
         Self::AnyOf(texts.iter().cloned().map(Self::Literal).collect())
     }
 
@@ -155,6 +157,32 @@ impl Grammar {
                 let excluded: usize = excludes.iter().map(String::len).sum();
                 triggers.iter().map(bytes).sum::<usize>() + excluded
             }
+        }
+    }
+
+    /// Closes the JSON schemas in it: objects that name members, and do not say whether there may
+    /// be others, have no others.
+    ///
+    /// # Errors
+    /// Schemas that would contradict themselves, with a path into the schema.
+    pub fn close(&mut self) -> Result<(), GrammarError> {
+        match self {
+            Self::Json { schema, .. } => {
+                *schema = closed(schema, Combined::Refused)?;
+                Ok(())
+            }
+            Self::Sequence(parts) | Self::AnyOf(parts) => {
+                parts.iter_mut().try_for_each(Self::close)
+            }
+            Self::Repeat { item, .. } => item.close(),
+            Self::Free { triggers, .. } => {
+                triggers.iter_mut().try_for_each(|trigger| trigger.then.close())
+            }
+            Self::Literal(_)
+            | Self::Regex(_)
+            | Self::Lark(_)
+            | Self::Gbnf(_)
+            | Self::Until { .. } => Ok(()),
         }
     }
 
