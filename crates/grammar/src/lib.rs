@@ -32,4 +32,5 @@ pub use error::{GrammarError, MatchError};
 pub use grammar::{Grammar, JsonStyle, Trigger};
 pub use mask::TokenMask;
 pub use matcher::Matcher;
+pub use structural_tag::OtherStyles;
 pub use vocabulary::{Tokenize, Vocabulary};

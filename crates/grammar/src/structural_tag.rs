@@ -7,20 +7,29 @@ use serde_json::{Map, Value};
 
 use crate::{Grammar, GrammarError, JsonStyle, Trigger};
 
+/// Writes values of a schema in a style that is not JSON: the style's name, the schema, its path.
+/// `None`: there is no such style.
+pub type OtherStyles<'a> = dyn Fn(&str, &Value, &str) -> Option<Result<Grammar, GrammarError>> + 'a;
+
 /// Nested formats, at most.
 const DEPTH_MAX: usize = 32;
 
 impl Grammar {
-    /// A structural tag, whose JSON is written in `style`.
+    /// A structural tag, whose JSON is written in `style`. `others`: what writes values in styles
+    /// that are not JSON.
     ///
     /// # Errors
     /// What is none, and kinds of formats that are not there, with their path.
-    pub fn from_structural_tag(value: &Value, style: &JsonStyle) -> Result<Self, GrammarError> {
+    pub fn from_structural_tag(
+        value: &Value,
+        style: &JsonStyle,
+        others: &OtherStyles<'_>,
+    ) -> Result<Self, GrammarError> {
         let Value::Object(tag) = value else {
             return Err(invalid("", "must be an object"));
         };
         if let Some(format) = tag.get("format") {
-            return Reader { style }.read(format, "format", 0);
+            return Reader { style, others }.read(format, "format", 0);
         }
         let structures = list(tag, "", "structures")?;
         let triggers = texts(tag, "", "triggers")?;
@@ -72,6 +81,7 @@ impl Tag {
 struct Reader<'a> {
     /// How JSON is written.
     style: &'a JsonStyle,
+    others: &'a OtherStyles<'a>,
 }
 
 impl Reader<'_> {
@@ -129,13 +139,22 @@ impl Reader<'_> {
         format: &Map<String, Value>,
         path: &str,
     ) -> Result<Grammar, GrammarError> {
-        if format.get("style").is_some_and(|style| style != "json" && !style.is_null()) {
-            return Err(unsupported(path, "style"));
-        }
         if flag(format, path, "any_order")? {
             return Err(unsupported(path, "any_order"));
         }
         no_excludes(format, path)?;
+        let schema = required(format, path, "json_schema")?;
+        let name = format.get("style").filter(|style| !style.is_null() && *style != "json");
+        if let Some(name) = name {
+            // They have white space of their own.
+            if format.get("max_whitespace_cnt").is_some_and(|count| !count.is_null()) {
+                return Err(unsupported(path, "max_whitespace_cnt"));
+            }
+            let name =
+                name.as_str().ok_or_else(|| invalid(&join(path, "style"), "must be a text"))?;
+            let other = (self.others)(name, schema, &join(path, "json_schema"));
+            return other.unwrap_or_else(|| Err(unsupported(path, "style")));
+        }
         let style = match format.get("max_whitespace_cnt") {
             None | Some(Value::Null) => self.style.clone(),
             Some(count) if self.style.whitespace.is_some() && count.is_u64() => {
@@ -151,8 +170,7 @@ impl Reader<'_> {
                 }
             },
         };
-        let schema = required(format, path, "json_schema")?.clone();
-        Ok(Grammar::Json { schema, style })
+        Ok(Grammar::Json { schema: schema.clone(), style })
     }
 
     fn tag(

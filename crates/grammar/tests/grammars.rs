@@ -251,6 +251,10 @@ fn structural_tags_are_grammars() {
             "format.excludes",
         ),
         (
+            json!({"format": {"type": "json_schema", "json_schema": {}, "style": "cuneiform"}}),
+            "format.style",
+        ),
+        (
             json!({"format": {"type": "json_schema", "json_schema": {}, "any_order": true}}),
             "format.any_order",
         ),
@@ -273,7 +277,8 @@ fn structural_tags_are_grammars() {
 }
 
 fn structural_tag(value: &serde_json::Value) -> Result<Grammar, GrammarError> {
-    Grammar::from_structural_tag(value, &JsonStyle::spaced())
+    let none = |_: &str, _: &serde_json::Value, _: &str| None;
+    Grammar::from_structural_tag(value, &JsonStyle::spaced(), &none)
 }
 
 #[test]
@@ -366,7 +371,8 @@ fn a_structural_tag_is_written_in_the_style_that_is_asked_for() {
         (json!(1), JsonStyle::spaced(), "[1, 2]", "[1,2]"),
         (json!(0), JsonStyle::spaced(), "[1,2]", "[1, 2]"),
     ] {
-        let grammar = Grammar::from_structural_tag(&format(count), &style).expect("a tag");
+        let none = |_: &str, _: &serde_json::Value, _: &str| None;
+        let grammar = Grammar::from_structural_tag(&format(count), &style, &none).expect("a tag");
         assert!(accepts(&compiler, &grammar, yes), "{yes}");
         assert!(!accepts(&compiler, &grammar, no), "{no}");
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use wharf_api::GenerationFields;
 use wharf_api::response_format::{JsonSchemaFormat, ResponseFormat, ResponseFormatKind};
 use wharf_engine::grammar::{Grammar, GrammarError, JsonStyle};
+use wharf_text::tool_calls::arguments_in_style;
 
 /// What `response_format.json_schema.name` and a function's name are made of.
 const NAME_CHARS_MAX: usize = 64;
@@ -191,7 +192,11 @@ fn constraint(
         _ => {
             // vLLM takes the text of one too.
             let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
-            let tag = Grammar::from_structural_tag(parsed.as_ref().unwrap_or(value), style);
+            let tag = Grammar::from_structural_tag(
+                parsed.as_ref().unwrap_or(value),
+                style,
+                &arguments_in_style,
+            );
             tag.map_err(|error| refusal(field, error))
         }
     }

@@ -28,9 +28,9 @@ use crate::output::OutputParser;
 /// The texts of a format's tags.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tags {
-    name: &'static str,
-    aliases: &'static [&'static str],
-    markers: &'static [&'static str],
+    pub(super) name: &'static str,
+    pub(super) aliases: &'static [&'static str],
+    pub(super) markers: &'static [&'static str],
     /// What surrounds calls.
     pub(super) section: Option<[&'static str; 2]>,
     /// A section holds several calls; else each has its own.
@@ -76,7 +76,7 @@ const NONE: Tags = Tags {
     call_end: "",
 };
 
-const QWEN3_CODER: Tags = Tags {
+pub(super) const QWEN3_CODER: Tags = Tags {
     name: "qwen3_coder",
     aliases: &["qwen3_xml"],
     markers: &["<tool_call>", "</tool_call>"],
@@ -91,7 +91,7 @@ const QWEN3_CODER: Tags = Tags {
     ..NONE
 };
 
-const GLM45: Tags = Tags {
+pub(super) const GLM45: Tags = Tags {
     name: "glm45",
     markers: &[
         "<tool_call>",
@@ -111,7 +111,7 @@ const GLM45: Tags = Tags {
     ..NONE
 };
 
-const DEEPSEEK_V32: Tags = Tags {
+pub(super) const DEEPSEEK_V32: Tags = Tags {
     name: "deepseek_v32",
     markers: &["｜DSML｜"],
     section: Some(["<｜DSML｜function_calls>\n", "\n</｜DSML｜function_calls>"]),
@@ -122,6 +122,20 @@ const DEEPSEEK_V32: Tags = Tags {
     key_ends: ["\" string=\"true\">", "\" string=\"false\">"],
     value_end: "</｜DSML｜parameter>\n",
     call_end: "</｜DSML｜invoke>",
+    ..NONE
+};
+
+pub(super) const MINIMAX_M2: Tags = Tags {
+    name: "minimax_m2",
+    markers: &["<minimax:tool_call>", "</minimax:tool_call>"],
+    section: Some(["<minimax:tool_call>\n", "\n</minimax:tool_call>"]),
+    shared: true,
+    call: "<invoke name=\"",
+    name_end: "\">\n",
+    key: "<parameter name=\"",
+    key_ends: ["\">", "\">"],
+    value_end: "</parameter>\n",
+    call_end: "</invoke>",
     ..NONE
 };
 
@@ -165,19 +179,7 @@ pub(super) static FORMATS: &[Tags] = &[
         name_end: "<tool_sep>\n",
         ..GLM45
     },
-    Tags {
-        name: "minimax_m2",
-        markers: &["<minimax:tool_call>", "</minimax:tool_call>"],
-        section: Some(["<minimax:tool_call>\n", "\n</minimax:tool_call>"]),
-        shared: true,
-        call: "<invoke name=\"",
-        name_end: "\">\n",
-        key: "<parameter name=\"",
-        key_ends: ["\">", "\">"],
-        value_end: "</parameter>\n",
-        call_end: "</invoke>",
-        ..NONE
-    },
+    MINIMAX_M2,
     DEEPSEEK_V32,
     Tags {
         name: "deepseek_v4",
@@ -295,7 +297,7 @@ impl Tags {
     }
 
     /// An argument with its tags.
-    fn argument(
+    pub(super) fn argument(
         &self,
         argument: &Argument,
         root: &Value,
