@@ -28,7 +28,7 @@ impl Budget {
     /// The budget at the beginning of `grammar`, if there is one.
     pub(crate) fn of(grammar: &Grammar, tokenize: &dyn Fn(&str) -> Vec<u32>) -> Option<Self> {
         match grammar {
-            Grammar::Until { ends, max_tokens: Some(max_tokens) } => {
+            Grammar::Until { ends, max_tokens: Some(max_tokens), .. } => {
                 let first = ends.first()?;
                 // Longest beginnings first.
                 let beginnings = (0..first.len()).rev().filter(|&at| first.is_char_boundary(at));

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::{Combined, GrammarError, closed};
+
 /// What an answer, or a part of one, must look like.
 ///
 /// Text in a [`Grammar`] is what the client or a parser reads. Where it holds the text of one of
@@ -43,6 +45,8 @@ pub enum Grammar {
     Until {
         /// At least one, none empty.
         ends: Vec<String>,
+        /// Texts that do not stand before that place; none empty.
+        excludes: Vec<String>,
         /// After so many tokens the first of `ends` must follow; `None`: any length.
         max_tokens: Option<usize>,
     },
@@ -54,6 +58,9 @@ pub enum Grammar {
         /// How many times triggers may fire; `None`: any number. After the last one no text
         /// follows.
         max: Option<usize>,
+        /// Texts that the free text does not have, before a trigger or after what it began; none
+        /// empty. What a trigger begins may have them.
+        excludes: Vec<String>,
     },
 }
 
@@ -101,6 +108,21 @@ impl Default for JsonStyle {
 }
 
 impl Grammar {
+    /// Any text at all.
+    pub fn any_text() -> Self {
+        Self::free(Vec::new(), None)
+    }
+
+    /// Any text, with `triggers` that may fire `max` times.
+    pub fn free(triggers: Vec<Trigger>, max: Option<usize>) -> Self {
+        Self::Free { triggers, max, excludes: Vec::new() }
+    }
+
+    /// Any text up to and with one of these.
+    pub fn until(ends: Vec<String>, max_tokens: Option<usize>) -> Self {
+        Self::Until { ends, excludes: Vec::new(), max_tokens }
+    }
+
     /// One of these texts.
     pub fn choice(texts: &[String]) -> Self {
         Self::AnyOf(texts.iter().cloned().map(Self::Literal).collect())
@@ -127,11 +149,40 @@ impl Grammar {
                 parts.iter().map(Self::source_bytes).sum::<usize>() + parts.len()
             }
             Self::Repeat { item, separator, .. } => item.source_bytes() + separator.len(),
-            Self::Until { ends, .. } => ends.iter().map(String::len).sum(),
-            Self::Free { triggers, .. } => {
-                let bytes = |trigger: &Trigger| trigger.text.len() + trigger.then.source_bytes();
-                triggers.iter().map(bytes).sum()
+            Self::Until { ends, excludes, .. } => {
+                ends.iter().chain(excludes).map(String::len).sum()
             }
+            Self::Free { triggers, excludes, .. } => {
+                let bytes = |trigger: &Trigger| trigger.text.len() + trigger.then.source_bytes();
+                let excluded: usize = excludes.iter().map(String::len).sum();
+                triggers.iter().map(bytes).sum::<usize>() + excluded
+            }
+        }
+    }
+
+    /// Closes the JSON schemas in it: objects that name members, and do not say whether there may
+    /// be others, have no others.
+    ///
+    /// # Errors
+    /// Schemas that would contradict themselves, with a path into the schema.
+    pub fn close(&mut self) -> Result<(), GrammarError> {
+        match self {
+            Self::Json { schema, .. } => {
+                *schema = closed(schema, Combined::Refused)?;
+                Ok(())
+            }
+            Self::Sequence(parts) | Self::AnyOf(parts) => {
+                parts.iter_mut().try_for_each(Self::close)
+            }
+            Self::Repeat { item, .. } => item.close(),
+            Self::Free { triggers, .. } => {
+                triggers.iter_mut().try_for_each(|trigger| trigger.then.close())
+            }
+            Self::Literal(_)
+            | Self::Regex(_)
+            | Self::Lark(_)
+            | Self::Gbnf(_)
+            | Self::Until { .. } => Ok(()),
         }
     }
 

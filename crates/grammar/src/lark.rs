@@ -70,8 +70,15 @@ impl Writer<'_> {
             Grammar::Repeat { item, separator, min, max } => {
                 self.repeat(item, separator, *min, *max)?
             }
-            Grammar::Until { ends, .. } => self.until(ANY, ends),
-            Grammar::Free { triggers, max } => self.free(triggers, *max)?,
+            Grammar::Until { ends, excludes, .. } => {
+                check_excludes(excludes)?;
+                let text = self.text_without(&[], excludes);
+                self.until(&text, ends)
+            }
+            Grammar::Free { triggers, max, excludes } => {
+                check_excludes(excludes)?;
+                self.free(triggers, *max, excludes)?
+            }
         };
         Ok(self.define(&body))
     }
@@ -178,9 +185,14 @@ impl Writer<'_> {
         self.define(&way)
     }
 
-    fn free(&mut self, triggers: &[Trigger], max: Option<usize>) -> Result<String, GrammarError> {
+    fn free(
+        &mut self,
+        triggers: &[Trigger],
+        max: Option<usize>,
+        excludes: &[String],
+    ) -> Result<String, GrammarError> {
         let at_start: Vec<&Trigger> = triggers.iter().filter(|t| t.at_start).collect();
-        let text = self.text_without(&at_start);
+        let text = self.text_without(&at_start, excludes);
         let mut ways = Vec::new();
         for trigger in &at_start {
             let then = self.rule(&trigger.then)?;
@@ -211,8 +223,11 @@ impl Writer<'_> {
         Ok(ways.join(" | "))
     }
 
-    /// The body of a terminal: any text that begins with none of these.
-    fn text_without(&self, at_start: &[&Trigger]) -> String {
+    /// A terminal's body: any text that begins with none of `at_start` and has none of `excludes`.
+    ///
+    /// Text never has special tokens, so an exclude with one in it needs nothing more. Its
+    /// characters are excluded all the same: other tokens can spell them, and the client reads text.
+    fn text_without(&mut self, at_start: &[&Trigger], excludes: &[String]) -> String {
         let texts = at_start.iter().filter_map(|trigger| {
             // One that begins with a token is told from text by that token.
             match self.specials.split(&trigger.text).into_iter().next()? {
@@ -220,12 +235,31 @@ impl Writer<'_> {
                 Piece::Token(_) => None,
             }
         });
-        let texts: Vec<String> = texts.collect();
-        if texts.is_empty() {
+        let begun: Vec<String> = texts.collect();
+        let mut forbidden = Vec::new();
+        if !begun.is_empty() {
+            forbidden.push(format!("{BLANK} ({}) {ANY}", begun.join(" | ")));
+        }
+        if !excludes.is_empty() {
+            let texts: Vec<String> = excludes.iter().map(|text| quote(text)).collect();
+            forbidden.push(format!("{ANY} ({}) {ANY}", texts.join(" | ")));
+        }
+        if forbidden.is_empty() {
             return ANY.to_owned();
         }
-        format!("{ANY} & ~({BLANK} ({}) {ANY})", texts.join(" | "))
+        // A terminal of its own, so that what follows it is no part of the intersection.
+        let without: Vec<String> = forbidden.iter().map(|text| format!("~({text})")).collect();
+        self.terminal(&format!("{ANY} & {}", without.join(" & ")))
     }
+}
+
+/// An empty one stands in every text.
+fn check_excludes(excludes: &[String]) -> Result<(), GrammarError> {
+    if excludes.iter().any(String::is_empty) {
+        let reason = "an excluded text must not be empty".to_owned();
+        return Err(GrammarError::Invalid { path: String::new(), reason });
+    }
+    Ok(())
 }
 
 impl Specials {

@@ -13,6 +13,7 @@
 
 mod budget;
 mod cache;
+mod closing;
 mod compiler;
 mod error;
 mod gbnf;
@@ -25,9 +26,11 @@ mod schema;
 mod structural_tag;
 mod vocabulary;
 
+pub use closing::{Combined, closed};
 pub use compiler::{Compiler, Constraint, Limits};
 pub use error::{GrammarError, MatchError};
 pub use grammar::{Grammar, JsonStyle, Trigger};
 pub use mask::TokenMask;
 pub use matcher::Matcher;
+pub use structural_tag::OtherStyles;
 pub use vocabulary::{Tokenize, Vocabulary};

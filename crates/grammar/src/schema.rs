@@ -168,6 +168,6 @@ fn walk(schema: &Value, path: &str, visit: Visit<'_>) -> Result<(), GrammarError
     Ok(())
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }

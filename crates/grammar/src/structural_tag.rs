@@ -7,22 +7,29 @@ use serde_json::{Map, Value};
 
 use crate::{Grammar, GrammarError, JsonStyle, Trigger};
 
-/// Any text.
-const ANY: &str = "(?s:.*)";
+/// Writes values of a schema in a style that is not JSON: the style's name, the schema, its path.
+/// `None`: there is no such style.
+pub type OtherStyles<'a> = dyn Fn(&str, &Value, &str) -> Option<Result<Grammar, GrammarError>> + 'a;
+
 /// Nested formats, at most.
 const DEPTH_MAX: usize = 32;
 
 impl Grammar {
-    /// A structural tag.
+    /// A structural tag, whose JSON is written in `style`. `others`: what writes values in styles
+    /// that are not JSON.
     ///
     /// # Errors
     /// What is none, and kinds of formats that are not there, with their path.
-    pub fn from_structural_tag(value: &Value) -> Result<Self, GrammarError> {
+    pub fn from_structural_tag(
+        value: &Value,
+        style: &JsonStyle,
+        others: &OtherStyles<'_>,
+    ) -> Result<Self, GrammarError> {
         let Value::Object(tag) = value else {
             return Err(invalid("", "must be an object"));
         };
         if let Some(format) = tag.get("format") {
-            return read(format, "format", 0);
+            return Reader { style, others }.read(format, "format", 0);
         }
         let structures = list(tag, "", "structures")?;
         let triggers = texts(tag, "", "triggers")?;
@@ -30,14 +37,15 @@ impl Grammar {
             let path = format!("structures[{at}]");
             let structure = object(structure, &path)?;
             let schema = structure.get("schema").cloned().unwrap_or(Value::Bool(true));
-            let content = Self::Json { schema, style: JsonStyle::spaced() };
+            let content = Self::Json { schema, style: style.clone() };
             Ok(Tag {
                 begin: text(structure, &path, "begin")?,
                 content,
                 end: text(structure, &path, "end")?,
             })
         });
-        triggered(&triggers, &tags.collect::<Result<Vec<_>, _>>()?, "triggers", None)
+        let tags = tags.collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::free(triggered(&triggers, &tags, "triggers")?, None))
     }
 }
 
@@ -54,8 +62,14 @@ impl Tag {
         let begin = self.begin.strip_prefix(prefix)?;
         let mut parts = vec![Grammar::Literal(begin.to_owned())];
         match &self.content {
-            Grammar::Regex(any) if any == ANY && !self.end.is_empty() => {
-                parts.push(Grammar::Until { ends: vec![self.end.clone()], max_tokens: None });
+            Grammar::Free { triggers, excludes, .. }
+                if triggers.is_empty() && !self.end.is_empty() =>
+            {
+                parts.push(Grammar::Until {
+                    ends: vec![self.end.clone()],
+                    excludes: excludes.clone(),
+                    max_tokens: None,
+                });
             }
             content => parts.extend([content.clone(), Grammar::Literal(self.end.clone())]),
         }
@@ -63,60 +77,157 @@ impl Tag {
     }
 }
 
-/// A format of the newer form.
-fn read(value: &Value, path: &str, depth: usize) -> Result<Grammar, GrammarError> {
-    if depth > DEPTH_MAX {
-        return Err(GrammarError::TooComplex("formats are nested too deeply".into()));
+/// Reads formats of the newer form.
+struct Reader<'a> {
+    /// How JSON is written.
+    style: &'a JsonStyle,
+    others: &'a OtherStyles<'a>,
+}
+
+impl Reader<'_> {
+    fn read(&self, value: &Value, path: &str, depth: usize) -> Result<Grammar, GrammarError> {
+        if depth > DEPTH_MAX {
+            return Err(GrammarError::TooComplex("formats are nested too deeply".into()));
+        }
+        let format = object(value, path)?;
+        let nested = |value: &Value, at: &str| self.read(value, &join(path, at), depth + 1);
+        let all = |key: &str| {
+            let items = list(format, path, key)?.iter().enumerate();
+            let items = items.map(|(at, item)| nested(item, &format!("{key}[{at}]")));
+            items.collect::<Result<Vec<_>, _>>()
+        };
+        match text(format, path, "type")?.as_str() {
+            "const_string" => Ok(Grammar::Literal(text(format, path, "value")?)),
+            "json_schema" => self.json_schema(format, path),
+            "regex" => {
+                no_excludes(format, path)?;
+                Ok(Grammar::Regex(text(format, path, "pattern")?))
+            }
+            "grammar" => Ok(Grammar::from_user_text(&text(format, path, "grammar")?)),
+            "any_text" => any_text(format, path),
+            "sequence" => Ok(Grammar::Sequence(all("elements")?)),
+            "or" => Ok(Grammar::AnyOf(all("elements")?)),
+            "optional" => Ok(Grammar::Repeat {
+                item: Box::new(nested(required(format, path, "content")?, "content")?),
+                separator: String::new(),
+                min: 0,
+                max: Some(1),
+            }),
+            "tag" => {
+                let tag = self.tag(format, path, depth)?;
+                tag.after("").ok_or_else(|| invalid(path, "has no beginning"))
+            }
+            "triggered_tags" => self.triggered_tags(format, path, depth),
+            "tags_with_separator" => {
+                let tags = self.tags(format, path, depth)?;
+                let item = Grammar::AnyOf(tags.iter().filter_map(|tag| tag.after("")).collect());
+                let min = usize::from(flag(format, path, "at_least_one")?);
+                let max = flag(format, path, "stop_after_first")?.then_some(1);
+                let separator = text(format, path, "separator")?;
+                Ok(Grammar::Repeat { item: Box::new(item), separator, min, max })
+            }
+            other => Err(GrammarError::Unsupported {
+                path: join(path, "type"),
+                keyword: other.chars().take(64).collect(),
+                reason: Some("there is no such kind of format here".into()),
+            }),
+        }
     }
-    let format = object(value, path)?;
-    let kind = text(format, path, "type")?;
-    let nested = |value: &Value, at: &str| read(value, &join(path, at), depth + 1);
-    let all = |key: &str| {
-        let items = list(format, path, key)?.iter().enumerate();
-        items.map(|(at, item)| nested(item, &format!("{key}[{at}]"))).collect::<Result<Vec<_>, _>>()
-    };
-    match kind.as_str() {
-        "const_string" => Ok(Grammar::Literal(text(format, path, "value")?)),
-        "json_schema" => {
-            if format.get("style").is_some_and(|style| style != "json" && !style.is_null()) {
-                return Err(unsupported(path, "style"));
+
+    fn json_schema(
+        &self,
+        format: &Map<String, Value>,
+        path: &str,
+    ) -> Result<Grammar, GrammarError> {
+        if flag(format, path, "any_order")? {
+            return Err(unsupported(path, "any_order"));
+        }
+        no_excludes(format, path)?;
+        let schema = required(format, path, "json_schema")?;
+        let name = format.get("style").filter(|style| !style.is_null() && *style != "json");
+        if let Some(name) = name {
+            // They have white space of their own.
+            if format.get("max_whitespace_cnt").is_some_and(|count| !count.is_null()) {
+                return Err(unsupported(path, "max_whitespace_cnt"));
             }
-            if flag(format, path, "any_order")? {
-                return Err(unsupported(path, "any_order"));
+            let name =
+                name.as_str().ok_or_else(|| invalid(&join(path, "style"), "must be a text"))?;
+            let other = (self.others)(name, schema, &join(path, "json_schema"));
+            return other.unwrap_or_else(|| Err(unsupported(path, "style")));
+        }
+        let style = match format.get("max_whitespace_cnt") {
+            None | Some(Value::Null) => self.style.clone(),
+            Some(count) if self.style.whitespace.is_some() && count.is_u64() => {
+                return Err(unsupported(path, "max_whitespace_cnt"));
             }
-            no_excludes(format, path)?;
-            let schema = required(format, path, "json_schema")?.clone();
-            Ok(Grammar::Json { schema, style: JsonStyle::spaced() })
+            // Ours has one space at most.
+            Some(count) => match count.as_u64() {
+                Some(0) => JsonStyle::compact(),
+                Some(_) => self.style.clone(),
+                None => {
+                    let path = join(path, "max_whitespace_cnt");
+                    return Err(invalid(&path, "must be a whole number, not negative"));
+                }
+            },
+        };
+        Ok(Grammar::Json { schema: schema.clone(), style })
+    }
+
+    fn tag(
+        &self,
+        format: &Map<String, Value>,
+        path: &str,
+        depth: usize,
+    ) -> Result<Tag, GrammarError> {
+        let content = required(format, path, "content")?;
+        Ok(Tag {
+            begin: text(format, path, "begin")?,
+            content: self.read(content, &join(path, "content"), depth + 1)?,
+            end: text(format, path, "end")?,
+        })
+    }
+
+    fn tags(
+        &self,
+        format: &Map<String, Value>,
+        path: &str,
+        depth: usize,
+    ) -> Result<Vec<Tag>, GrammarError> {
+        let all = list(format, path, "tags")?.iter().enumerate();
+        let each = all.map(|(at, value)| {
+            let path = join(path, &format!("tags[{at}]"));
+            self.tag(object(value, &path)?, &path, depth + 1)
+        });
+        each.collect()
+    }
+
+    fn triggered_tags(
+        &self,
+        format: &Map<String, Value>,
+        path: &str,
+        depth: usize,
+    ) -> Result<Grammar, GrammarError> {
+        let excludes = excludes(format, path)?;
+        let (triggers, tags) = (texts(format, path, "triggers")?, self.tags(format, path, depth)?);
+        let max = flag(format, path, "stop_after_first")?.then_some(1);
+        let triggers = triggered(&triggers, &tags, &join(path, "triggers"))?;
+        if !flag(format, path, "at_least_one")? {
+            return Ok(Grammar::Free { triggers, max, excludes });
         }
-        "regex" => Ok(Grammar::Regex(text(format, path, "pattern")?)),
-        "grammar" => Ok(Grammar::from_user_text(&text(format, path, "grammar")?)),
-        "any_text" => any_text(format, path),
-        "sequence" => Ok(Grammar::Sequence(all("elements")?)),
-        "or" => Ok(Grammar::AnyOf(all("elements")?)),
-        "optional" => Ok(Grammar::Repeat {
-            item: Box::new(nested(required(format, path, "content")?, "content")?),
-            separator: String::new(),
-            min: 0,
-            max: Some(1),
-        }),
-        "tag" => {
-            let tag = tag(format, path, depth)?;
-            tag.after("").ok_or_else(|| invalid(path, "has no beginning"))
+        // The text up to the first tag, the tag, and then as it may go on.
+        let first = triggers.iter().map(|trigger| {
+            let until = Grammar::Until {
+                ends: vec![trigger.text.clone()],
+                excludes: excludes.clone(),
+                max_tokens: None,
+            };
+            Grammar::Sequence(vec![until, trigger.then.clone()])
+        });
+        let first = Grammar::AnyOf(first.collect());
+        if max.is_some() {
+            return Ok(first);
         }
-        "triggered_tags" => triggered_tags(format, path, depth),
-        "tags_with_separator" => {
-            let tags = tags(format, path, depth)?;
-            let item = Grammar::AnyOf(tags.iter().filter_map(|tag| tag.after("")).collect());
-            let min = usize::from(flag(format, path, "at_least_one")?);
-            let max = flag(format, path, "stop_after_first")?.then_some(1);
-            let separator = text(format, path, "separator")?;
-            Ok(Grammar::Repeat { item: Box::new(item), separator, min, max })
-        }
-        other => Err(GrammarError::Unsupported {
-            path: join(path, "type"),
-            keyword: other.chars().take(64).collect(),
-            reason: Some("there is no such kind of format here".into()),
-        }),
+        Ok(Grammar::Sequence(vec![first, Grammar::Free { triggers, max, excludes }]))
     }
 }
 
@@ -126,65 +237,34 @@ fn any_text(format: &Map<String, Value>, path: &str) -> Result<Grammar, GrammarE
             return Err(unsupported(path, key));
         }
     }
-    no_excludes(format, path)?;
-    Ok(Grammar::Regex(ANY.into()))
+    Ok(Grammar::Free { triggers: Vec::new(), max: None, excludes: excludes(format, path)? })
 }
 
-/// Texts that must not appear: there is no grammar for that here.
+/// Texts that free text must not have.
+fn excludes(format: &Map<String, Value>, path: &str) -> Result<Vec<String>, GrammarError> {
+    let path = join(path, "excludes");
+    let list = match format.get("excludes") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(invalid(&path, "must be a list of texts")),
+    };
+    let texts = list.iter().enumerate().map(|(at, text)| match text.as_str() {
+        Some(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(invalid(&format!("{path}[{at}]"), "must be a text that is not empty")),
+    });
+    texts.collect()
+}
+
+/// Forms that excludes would have to be cut out of.
 fn no_excludes(format: &Map<String, Value>, path: &str) -> Result<(), GrammarError> {
-    match format.get("excludes") {
-        Some(Value::Array(list)) if !list.is_empty() => Err(unsupported(path, "excludes")),
-        _ => Ok(()),
+    match excludes(format, path)?.is_empty() {
+        true => Ok(()),
+        false => Err(unsupported(path, "excludes")),
     }
 }
 
-fn tag(format: &Map<String, Value>, path: &str, depth: usize) -> Result<Tag, GrammarError> {
-    let content = required(format, path, "content")?;
-    Ok(Tag {
-        begin: text(format, path, "begin")?,
-        content: read(content, &join(path, "content"), depth + 1)?,
-        end: text(format, path, "end")?,
-    })
-}
-
-fn tags(format: &Map<String, Value>, path: &str, depth: usize) -> Result<Vec<Tag>, GrammarError> {
-    let all = list(format, path, "tags")?.iter().enumerate();
-    let each = all.map(|(at, value)| {
-        let path = join(path, &format!("tags[{at}]"));
-        tag(object(value, &path)?, &path, depth + 1)
-    });
-    each.collect()
-}
-
-fn triggered_tags(
-    format: &Map<String, Value>,
-    path: &str,
-    depth: usize,
-) -> Result<Grammar, GrammarError> {
-    no_excludes(format, path)?;
-    let (triggers, tags) = (texts(format, path, "triggers")?, tags(format, path, depth)?);
-    let max = flag(format, path, "stop_after_first")?.then_some(1);
-    let free = triggered(&triggers, &tags, &join(path, "triggers"), max)?;
-    if !flag(format, path, "at_least_one")? {
-        return Ok(free);
-    }
-    // The text up to the first tag, the tag, and then as it may go on.
-    let Grammar::Free { triggers, .. } = &free else { return Ok(free) };
-    let first = triggers.iter().map(|trigger| {
-        let until = Grammar::Until { ends: vec![trigger.text.clone()], max_tokens: None };
-        Grammar::Sequence(vec![until, trigger.then.clone()])
-    });
-    let first = Grammar::AnyOf(first.collect());
-    Ok(if max.is_some() { first } else { Grammar::Sequence(vec![first, free]) })
-}
-
-/// Free text in which each trigger begins one of the tags that begin with it.
-fn triggered(
-    triggers: &[String],
-    tags: &[Tag],
-    path: &str,
-    max: Option<usize>,
-) -> Result<Grammar, GrammarError> {
+/// Each trigger, with the tags that begin with it.
+fn triggered(triggers: &[String], tags: &[Tag], path: &str) -> Result<Vec<Trigger>, GrammarError> {
     let each = triggers.iter().enumerate().map(|(at, trigger)| {
         let begun: Vec<Grammar> = tags.iter().filter_map(|tag| tag.after(trigger)).collect();
         if trigger.is_empty() || begun.is_empty() {
@@ -192,7 +272,7 @@ fn triggered(
         }
         Ok(Trigger { text: trigger.clone(), at_start: false, then: Grammar::AnyOf(begun) })
     });
-    Ok(Grammar::Free { triggers: each.collect::<Result<_, _>>()?, max })
+    each.collect()
 }
 
 fn object<'v>(value: &'v Value, path: &str) -> Result<&'v Map<String, Value>, GrammarError> {

@@ -95,7 +95,7 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let call = |text: &str, then| Trigger { text: text.into(), at_start: false, then };
-    let free = |triggers, max| Grammar::Free { triggers, max };
+    let free = Grammar::free;
     let number = || spaced(json!({"type": "integer"}));
     let person = json!({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"], "additionalProperties": false});
     vec![
@@ -145,7 +145,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             grammar: Grammar::Sequence(vec![
-                Grammar::Until { ends: vec!["</think>".into()], max_tokens: None },
+                Grammar::until(vec!["</think>".into()], None),
                 literal("ok"),
             ]),
             yes: &["</think>ok", "a < b\n</think>ok"],
@@ -153,7 +153,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             grammar: Grammar::Sequence(vec![
-                Grammar::Until { ends: vec!["<|call|>".into()], max_tokens: None },
+                Grammar::until(vec!["<|call|>".into()], None),
                 literal("ok"),
             ]),
             yes: &["<|call|>ok", "text<|call|>ok"],
@@ -231,7 +231,7 @@ fn structural_tags_are_grammars() {
         (old, &["x<f=a>1</f>y", "x"], &["<f=a>x"]),
     ];
     for (value, yes, no) in cases {
-        let grammar = Grammar::from_structural_tag(&value).expect("a structural tag");
+        let grammar = structural_tag(&value).expect("a structural tag");
         assert!(yes.iter().all(|text| accepts(&compiler, &grammar, text)), "{value}: {yes:?}");
         assert!(!no.iter().any(|text| accepts(&compiler, &grammar, text)), "{value}: {no:?}");
     }
@@ -243,14 +243,138 @@ fn structural_tags_are_grammars() {
         ),
         (json!({"triggers": ["x"], "structures": [{"begin": "y", "end": "z"}]}), "triggers[0]"),
         (json!({}), "structures"),
-        (json!({"format": {"type": "any_text", "excludes": ["x"]}}), "format.excludes"),
+        (json!({"format": {"type": "any_text", "excludes": ["x", ""]}}), "format.excludes[1]"),
+        (json!({"format": {"type": "any_text", "excludes": "x"}}), "format.excludes"),
+        (json!({"format": {"type": "any_text", "max_tokens": 5}}), "format.max_tokens"),
+        (
+            json!({"format": {"type": "json_schema", "json_schema": {}, "excludes": ["x"]}}),
+            "format.excludes",
+        ),
+        (
+            json!({"format": {"type": "json_schema", "json_schema": {}, "style": "cuneiform"}}),
+            "format.style",
+        ),
+        (
+            json!({"format": {"type": "json_schema", "json_schema": {}, "any_order": true}}),
+            "format.any_order",
+        ),
+        (
+            json!({"format": {"type": "json_schema", "json_schema": {}, "max_whitespace_cnt": -1}}),
+            "format.max_whitespace_cnt",
+        ),
+        (
+            json!({"format": {"type": "regex", "pattern": "a", "excludes": ["x"]}}),
+            "format.excludes",
+        ),
     ] {
-        match Grammar::from_structural_tag(&value).expect_err("refused") {
+        match structural_tag(&value).expect_err("refused") {
             GrammarError::Unsupported { path, .. } | GrammarError::Invalid { path, .. } => {
                 assert_eq!(path, wanted);
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+fn structural_tag(value: &serde_json::Value) -> Result<Grammar, GrammarError> {
+    let none = |_: &str, _: &serde_json::Value, _: &str| None;
+    Grammar::from_structural_tag(value, &JsonStyle::spaced(), &none)
+}
+
+#[test]
+fn excluded_texts_do_not_stand_in_free_text() {
+    let compiler = compiler();
+    let any = |excludes: serde_json::Value| json!({"type": "any_text", "excludes": excludes});
+    let number = json!({"type": "json_schema", "json_schema": {}});
+    let tag = json!({"type": "tag", "begin": "<f>", "content": number, "end": "</f>"});
+    let tagged = |more: serde_json::Value| {
+        let mut format = json!({"type": "triggered_tags", "triggers": ["<f"], "tags": [tag], "excludes": ["</f>", "hello"]});
+        format.as_object_mut().expect("an object").extend(more.as_object().expect("one").clone());
+        format
+    };
+    let within = |begin: &str, content: &serde_json::Value, end: &str| json!({"type": "tag", "begin": begin, "content": content, "end": end});
+    let cases: Vec<(serde_json::Value, &[&str], &[&str])> = vec![
+        (any(json!([])), &["", "ab"], &["<|call|>"]),
+        (
+            any(json!(["ab", "é", "a\"\n/"])),
+            &["", "a", "a b", "ba", "aa", "e", "a\"/", "a\n"],
+            &["ab", "xaby", "aab", "é", "a\"\n/", "aba"],
+        ),
+        // What overlaps itself.
+        (any(json!(["aab"])), &["aa", "aaa", "aba"], &["aaab", "aab", "baaaab"]),
+        // Whatever tokens spell it, the model's own words among them.
+        (any(json!(["hello"])), &["hell", "hellhell"], &["hello", "ahellohello"]),
+        (any(json!(["e\""])), &["name", "name "], &["name\"", "namename\": "]),
+        // A special token is no text.
+        (any(json!(["<|call|>"])), &["a", "<|", "call"], &["<|call|>", "a<|call|>b"]),
+        (any(json!(["a<|call|>"])), &["a", "<|"], &["a<|call|>", "<|call|>"]),
+        (
+            within("<t>", &any(json!(["<t>", "</t>"])), "</t>"),
+            &["<t></t>", "<t>a</t>", "<t>a<t</t>"],
+            &["<t><t></t>", "<t>a</t>b", "<t>a"],
+        ),
+        (
+            within("<t>", &any(json!(["hello"])), "<|call|>"),
+            &["<t><|call|>", "<t>hell<|call|>"],
+            &["<t>hello<|call|>", "<t>hello"],
+        ),
+        // The end is no part of the text, though it has what is excluded.
+        (within("<|call|>", &any(json!(["end", "<|call|>"])), "end"), &["<|call|>xend"], &[]),
+        (
+            tagged(json!({})),
+            &["", "hell", "a<f>1</f>b", "<f>\"hello</f>\"</f>", "<f>1</f><f>2</f>"],
+            &["hello", "</f>", "a</f>b", "<f>1</f>hello", "hello<f>1</f>", "<f>1</f>a</f>"],
+        ),
+        (
+            tagged(json!({"at_least_one": true})),
+            &["a<f>1</f>", "<f>1</f>hell<f>2</f>"],
+            &["hello<f>1</f>", "a", "<f>1</f>hello", "</f><f>1</f>"],
+        ),
+        (
+            tagged(json!({"stop_after_first": true})),
+            &["a<f>1</f>", "hell"],
+            &["hello", "hello<f>1</f>", "a<f>1</f>b"],
+        ),
+    ];
+    for (format, yes, no) in cases {
+        let grammar = structural_tag(&json!({"format": format})).expect("a structural tag");
+        for text in yes {
+            assert!(accepts(&compiler, &grammar, text), "{format} must accept {text:?}");
+        }
+        for text in no {
+            assert!(!accepts(&compiler, &grammar, text), "{format} must refuse {text:?}");
+        }
+    }
+}
+
+#[test]
+fn special_tokens_that_other_tokens_spell_are_excluded_too() {
+    let compiler = compiler();
+    let grammar =
+        Grammar::Free { triggers: Vec::new(), max: None, excludes: vec!["<|call|>".into()] };
+    let mut matcher = compiler.compile(&grammar).expect("compiles").matcher();
+    for byte in "a<|call|".bytes() {
+        matcher.consume(u32::from(byte)).expect("not yet excluded");
+    }
+    let mask = matcher.mask().expect("a mask");
+    assert!(!mask.contains(u32::from(b'>')) && !mask.contains(CALL));
+    assert!(mask.contains(u32::from(b'x')) && matcher.is_complete());
+}
+
+#[test]
+fn a_structural_tag_is_written_in_the_style_that_is_asked_for() {
+    let compiler = compiler();
+    let format = |count: serde_json::Value| json!({"format": {"type": "json_schema", "json_schema": {}, "max_whitespace_cnt": count}});
+    for (count, style, yes, no) in [
+        (json!(null), JsonStyle::spaced(), "[1, 2]", "[1,2]"),
+        (json!(null), JsonStyle::compact(), "[1,2]", "[1, 2]"),
+        (json!(1), JsonStyle::spaced(), "[1, 2]", "[1,2]"),
+        (json!(0), JsonStyle::spaced(), "[1,2]", "[1, 2]"),
+    ] {
+        let none = |_: &str, _: &serde_json::Value, _: &str| None;
+        let grammar = Grammar::from_structural_tag(&format(count), &style, &none).expect("a tag");
+        assert!(accepts(&compiler, &grammar, yes), "{yes}");
+        assert!(!accepts(&compiler, &grammar, no), "{no}");
     }
 }
 
@@ -273,7 +397,7 @@ fn what_must_follow_is_told_at_once() {
 #[test]
 fn a_budget_forces_the_end_of_the_reasoning() {
     let compiler = compiler();
-    let until = || Grammar::Until { ends: vec!["</t>".into()], max_tokens: Some(3) };
+    let until = || Grammar::until(vec!["</t>".into()], Some(3));
     let grammar = Grammar::Sequence(vec![until(), literal("ok")]);
     let (taken, mut matcher) = follow(&compiler, &grammar, "abcd");
     assert_eq!(taken, 3);

@@ -3,10 +3,11 @@
 //!
 //! One form at most; what cannot be enforced is refused with its path, here or by the compiler.
 use crate::error::ApiError;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use wharf_api::GenerationFields;
 use wharf_api::response_format::{JsonSchemaFormat, ResponseFormat, ResponseFormatKind};
 use wharf_engine::grammar::{Grammar, GrammarError, JsonStyle};
+use wharf_text::tool_calls::arguments_in_style;
 
 /// What `response_format.json_schema.name` and a function's name are made of.
 const NAME_CHARS_MAX: usize = 64;
@@ -129,7 +130,7 @@ fn structured_outputs(value: &Value) -> Result<Option<Form>, ApiError> {
     };
     let mut style = JsonStyle::default();
     let mut form: Option<Form> = None;
-    let mut written = false;
+    let (mut written, mut close) = (false, false);
     let given = || all.iter().filter(|(_, value)| !value.is_null());
     for (key, value) in given() {
         let path = format!("{FIELD}.{key}");
@@ -138,19 +139,14 @@ fn structured_outputs(value: &Value) -> Result<Option<Form>, ApiError> {
             "whitespace_pattern" => {
                 (style, written) = (with_whitespace(text(&path, value)?), true);
             }
+            "disable_additional_properties" => close = flag(&path, value)?,
             _ => {}
         }
     }
     for (key, value) in given() {
         let path = format!("{FIELD}.{key}");
         match key.as_str() {
-            "disable_any_whitespace" | "whitespace_pattern" => {}
-            "disable_additional_properties" => {
-                if flag(&path, value)? {
-                    let reason = "write `additionalProperties: false` into the schema";
-                    return Err(ApiError::unsupported(path, reason));
-                }
-            }
+            "disable_any_whitespace" | "whitespace_pattern" | "disable_additional_properties" => {}
             "json" | "regex" | "choice" | "grammar" | "json_object" | "structural_tag" => {
                 if let Some(form) = &form {
                     let reason = format!("not together with `{}`", form.field);
@@ -159,7 +155,10 @@ fn structured_outputs(value: &Value) -> Result<Option<Form>, ApiError> {
                 if key == "json_object" && !flag(&path, value)? {
                     continue;
                 }
-                let grammar = constraint(&path, key, value, &style)?;
+                let mut grammar = constraint(&path, key, value, &style)?;
+                if close {
+                    grammar.close().map_err(|error| refusal(&path, error))?;
+                }
                 form = Some(Form { grammar, field: path });
             }
             _ => return Err(ApiError::field(path, "there is no such constraint")),
@@ -193,7 +192,11 @@ fn constraint(
         _ => {
             // vLLM takes the text of one too.
             let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
-            let tag = Grammar::from_structural_tag(parsed.as_ref().unwrap_or(value));
+            let tag = Grammar::from_structural_tag(
+                parsed.as_ref().unwrap_or(value),
+                style,
+                &arguments_in_style,
+            );
             tag.map_err(|error| refusal(field, error))
         }
     }
@@ -245,60 +248,4 @@ pub(crate) fn check_name(field: &str, name: &str) -> Result<(), ApiError> {
         return Err(ApiError::field(field, reason));
     }
     Ok(())
-}
-
-/// The schema with its objects closed: those that name properties and do not say whether there may
-/// be others have no others. What satisfies it satisfies the schema as it was.
-pub(crate) fn closed(schema: &Value) -> Value {
-    // Where schemas are combined, one may name what another must allow.
-    const COMBINED: [&str; 8] = [
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "$ref",
-        "additionalProperties",
-        "patternProperties",
-        "unevaluatedProperties",
-        "if",
-    ];
-    let Value::Object(keywords) = schema else { return schema.clone() };
-    let mut out = keywords.clone();
-    if keywords.contains_key("allOf") || keywords.contains_key("$defs") {
-        return Value::Object(out);
-    }
-    if let Some(Value::Object(properties)) = keywords.get("properties") {
-        let all: Map<String, Value> =
-            properties.iter().map(|(name, value)| (name.clone(), closed(value))).collect();
-        out.insert("properties".into(), Value::Object(all));
-        if !COMBINED.iter().any(|keyword| keywords.contains_key(*keyword)) {
-            out.insert("additionalProperties".into(), Value::Bool(false));
-        }
-    }
-    if let Some(items @ Value::Object(_)) = keywords.get("items") {
-        out.insert("items".into(), closed(items));
-    }
-    Value::Object(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn objects_that_do_not_say_are_closed_unless_they_are_combined() {
-        let schema = json!({"type": "object", "properties": {
-            "a": {"type": "array", "items": {"properties": {"b": {}}}},
-            "open": {"properties": {"x": {}}, "additionalProperties": true},
-            "combined": {"properties": {"x": {}}, "anyOf": [{"required": ["y"]}]},
-        }});
-        let wanted = json!({"type": "object", "properties": {
-            "a": {"type": "array", "items": {"properties": {"b": {}}, "additionalProperties": false}},
-            "open": {"properties": {"x": {}}, "additionalProperties": true},
-            "combined": {"properties": {"x": {}}, "anyOf": [{"required": ["y"]}]},
-        }, "additionalProperties": false});
-        assert_eq!(closed(&schema), wanted);
-        let shared = json!({"$defs": {"a": {"properties": {}}}, "properties": {"b": {}}});
-        assert_eq!(closed(&shared), shared);
-    }
 }

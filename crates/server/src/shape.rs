@@ -69,9 +69,7 @@ pub(crate) fn chat(state: &AppState, wishes: Wishes, prompt: &str) -> Result<Sha
     let opening = state.reasoning_format.map(|format| format.opening(prompt));
     let body = body(state, &wishes)?;
     let body = match (body, wishes.thinking_budget) {
-        (None, Some(_)) if opening != Some(Opening::Content) => {
-            Some(Grammar::Free { triggers: Vec::new(), max: None })
-        }
+        (None, Some(_)) if opening != Some(Opening::Content) => Some(Grammar::any_text()),
         (body, _) => body,
     };
     let grammar = body.map(|body| match (state.reasoning_format, opening) {
@@ -111,7 +109,7 @@ fn body(state: &AppState, wishes: &Wishes) -> Result<Option<Grammar>, ApiError> 
     let calls = state.tool_format.grammar(&tools.specs(), tools.parallel);
     let calls = calls.map_err(|error| refused_tool(tools, error))?;
     Ok(Some(match (tools.mode, form) {
-        (Mode::Auto, None) => Grammar::Free { triggers: calls.triggers, max: calls.max_triggers },
+        (Mode::Auto, None) => Grammar::free(calls.triggers, calls.max_triggers),
         (Mode::Auto, Some(form)) => Grammar::AnyOf(vec![calls.required, form]),
         (Mode::Required | Mode::Named, _) => calls.required,
     }))
@@ -124,7 +122,7 @@ fn after_reasoning(
     budget: Option<usize>,
     body: Grammar,
 ) -> Grammar {
-    let until = Grammar::Until { ends: vec![format.end().to_owned()], max_tokens: budget };
+    let until = Grammar::until(vec![format.end().to_owned()], budget);
     let free = matches!(body, Grammar::Free { .. });
     let gap = (!free).then(|| Grammar::Regex(GAP.to_owned()));
     let rest: Vec<Grammar> =

@@ -3,10 +3,11 @@
 //! The deprecated `functions` and `function_call` are tools by other names; errors name the field
 //! that the client wrote.
 use crate::error::ApiError;
-use crate::form::{check_name, closed};
+use crate::form::{check_name, refusal};
 use serde_json::{Value, json};
 use wharf_api::ChatCompletionRequest;
 use wharf_api::tools::{FunctionDefinition, ToolChoice, ToolChoiceObject};
+use wharf_engine::grammar::{Combined, closed};
 use wharf_text::tool_calls::ToolSpec;
 
 /// Most tools of a request. (Our own bound; OpenAI's is 128.)
@@ -142,7 +143,10 @@ fn specs(all: &[(String, &FunctionDefinition)]) -> Result<Vec<(String, ToolSpec)
                 return Err(ApiError::field(path, "must be a JSON schema of an object"));
             }
         };
-        let spec = ToolSpec { name: function.name.clone(), parameters: closed(&parameters) };
+        // Nobody asked for it, so that what cannot be closed stays as it is.
+        let parameters = closed(&parameters, Combined::Open)
+            .map_err(|error| refusal(&format!("{field}.parameters"), error))?;
+        let spec = ToolSpec { name: function.name.clone(), parameters };
         specs.push((field.clone(), spec));
     }
     Ok(specs)

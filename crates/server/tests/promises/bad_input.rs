@@ -135,10 +135,6 @@ async fn what_is_not_there_yet_is_refused_and_never_ignored() {
         (json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}), "tools[0]"),
         (json!({"guided_json": {"uniqueItems": true}}), "guided_json.uniqueItems"),
         (json!({"structural_tag": {"format": {"type": "wish"}}}), "structural_tag.format.type"),
-        (
-            json!({"structured_outputs": {"json": {}, "disable_additional_properties": true}}),
-            "structured_outputs.disable_additional_properties",
-        ),
         (json!({"use_beam_search": true}), "use_beam_search"),
         (json!({"best_of": 3}), "best_of"),
         (json!({"prompt_logprobs": 1}), "prompt_logprobs"),

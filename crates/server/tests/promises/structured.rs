@@ -15,9 +15,29 @@ async fn a_constraint_holds_whatever_the_model_would_say_and_by_each_of_its_name
     let object = ["{\"name\": \"a\"}", "{\"name\": \"b\"}"];
     let schema = |name: &str| json!({name: {"name": "n", "schema": NAME()}, "type": "json_schema"});
     let tag = json!({"type": "const_string", "value": "t"});
-    let cases: [(Value, &[&str]); 11] = [
+    let open = json!({"properties": {"a": {"const": 1}}, "required": ["a"], "type": "object"});
+    let cases: [(Value, &[&str]); 14] = [
+        (
+            json!({"structured_outputs": {"json": open, "disable_additional_properties": true}}),
+            &["{\"a\": 1}"],
+        ),
+        (
+            json!({"structured_outputs": {
+                "structural_tag": {"format": {"type": "tag", "begin": "<", "end": ">", "content": {
+                    "type": "json_schema", "json_schema": open,
+                }}},
+                "disable_additional_properties": true, "disable_any_whitespace": true,
+            }}),
+            &["<{\"a\":1}>"],
+        ),
         (json!({"response_format": {"type": "structural_tag", "format": tag}}), &["t"]),
         (json!({"structured_outputs": {"structural_tag": {"format": tag}}}), &["t"]),
+        (
+            json!({"structural_tag": {"format": {
+                "type": "json_schema", "json_schema": open, "style": "glm_xml",
+            }}}),
+            &["<arg_key>a</arg_key><arg_value>1</arg_value>"],
+        ),
         (json!({"guided_json": NAME()}), &object),
         (json!({"guided_json": NAME().to_string()}), &object),
         (json!({"response_format": schema("json_schema")}), &object),
@@ -148,6 +168,23 @@ async fn what_cannot_be_enforced_is_a_400_with_its_place_and_the_server_goes_on(
         (outputs(json!("x")), "structured_outputs"),
         (outputs(json!({"yaml": "x"})), "structured_outputs.yaml"),
         (outputs(json!({"json": {}, "regex": "a"})), "structured_outputs.regex"),
+        (
+            outputs(json!({
+                "json": {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
+                "disable_additional_properties": true,
+            })),
+            "structured_outputs.json.allOf",
+        ),
+        (
+            json!({"structural_tag": {"format": {
+                "type": "json_schema", "json_schema": {"minProperties": 1}, "style": "glm_xml",
+            }}}),
+            "structural_tag.format.json_schema.minProperties",
+        ),
+        (
+            outputs(json!({"json": {}, "disable_additional_properties": 1})),
+            "structured_outputs.disable_additional_properties",
+        ),
         (
             outputs(json!({"regex": "a", "whitespace_pattern": " "})),
             "structured_outputs.whitespace_pattern",

@@ -4,6 +4,7 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+mod argument_styles;
 mod elements;
 mod elements_reader;
 mod gemma;
@@ -25,6 +26,8 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 use wharf_grammar::{Grammar, GrammarError, Trigger};
+
+pub use argument_styles::arguments_in_style;
 
 use crate::output::OutputParser;
 

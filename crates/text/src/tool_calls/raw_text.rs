@@ -41,7 +41,7 @@ impl RawText<'_> {
     /// Any text and its end.
     pub(super) fn any(&self) -> Grammar {
         let after = self.end.trim_start()[self.tag().len()..].to_owned();
-        let until = Grammar::Until { ends: vec![self.tag().to_owned()], max_tokens: None };
+        let until = Grammar::until(vec![self.tag().to_owned()], None);
         match after.is_empty() {
             true => until,
             false => Grammar::Sequence(vec![until, Grammar::Literal(after)]),

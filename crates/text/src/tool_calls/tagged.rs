@@ -29,9 +29,9 @@ use crate::output::OutputParser;
 /// The texts of a format's tags.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tags {
-    name: &'static str,
-    aliases: &'static [&'static str],
-    markers: &'static [&'static str],
+    pub(super) name: &'static str,
+    pub(super) aliases: &'static [&'static str],
+    pub(super) markers: &'static [&'static str],
     /// What surrounds calls.
     pub(super) section: Option<[&'static str; 2]>,
     /// A section holds several calls; else each has its own.
@@ -97,7 +97,7 @@ const NONE: Tags = Tags {
     objects: Objects::Nowhere,
 };
 
-const QWEN3_CODER: Tags = Tags {
+pub(super) const QWEN3_CODER: Tags = Tags {
     name: "qwen3_coder",
     aliases: &["qwen3_xml"],
     markers: &["<tool_call>", "</tool_call>"],
@@ -112,7 +112,7 @@ const QWEN3_CODER: Tags = Tags {
     ..NONE
 };
 
-const GLM45: Tags = Tags {
+pub(super) const GLM45: Tags = Tags {
     name: "glm45",
     markers: &[
         "<tool_call>",
@@ -132,21 +132,7 @@ const GLM45: Tags = Tags {
     ..NONE
 };
 
-const MINIMAX_M2: Tags = Tags {
-    name: "minimax_m2",
-    markers: &["<minimax:tool_call>", "</minimax:tool_call>"],
-    section: Some(["<minimax:tool_call>\n", "\n</minimax:tool_call>"]),
-    shared: true,
-    call: "<invoke name=\"",
-    name_end: "\">\n",
-    key: "<parameter name=\"",
-    key_ends: ["\">", "\">"],
-    value_end: "</parameter>\n",
-    call_end: "</invoke>",
-    ..NONE
-};
-
-const DEEPSEEK_V32: Tags = Tags {
+pub(super) const DEEPSEEK_V32: Tags = Tags {
     name: "deepseek_v32",
     markers: &["｜DSML｜"],
     section: Some(["<｜DSML｜function_calls>\n", "\n</｜DSML｜function_calls>"]),
@@ -157,6 +143,20 @@ const DEEPSEEK_V32: Tags = Tags {
     key_ends: ["\" string=\"true\">", "\" string=\"false\">"],
     value_end: "</｜DSML｜parameter>\n",
     call_end: "</｜DSML｜invoke>",
+    ..NONE
+};
+
+pub(super) const MINIMAX_M2: Tags = Tags {
+    name: "minimax_m2",
+    markers: &["<minimax:tool_call>", "</minimax:tool_call>"],
+    section: Some(["<minimax:tool_call>\n", "\n</minimax:tool_call>"]),
+    shared: true,
+    call: "<invoke name=\"",
+    name_end: "\">\n",
+    key: "<parameter name=\"",
+    key_ends: ["\">", "\">"],
+    value_end: "</parameter>\n",
+    call_end: "</invoke>",
     ..NONE
 };
 
@@ -399,7 +399,7 @@ impl Tags {
     }
 
     /// An argument with its tags.
-    fn argument(
+    pub(super) fn argument(
         &self,
         argument: &Argument,
         root: &Value,
