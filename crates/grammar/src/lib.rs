@@ -17,6 +17,7 @@ mod compiler;
 mod error;
 mod gbnf;
 mod grammar;
+mod json_lark;
 mod lark;
 mod mask;
 mod matcher;
