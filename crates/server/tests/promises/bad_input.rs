@@ -132,7 +132,6 @@ async fn a_field_out_of_its_range_is_refused_by_name() {
 async fn what_is_not_there_yet_is_refused_and_never_ignored() {
     let server = TestServer::start().await;
     let cases = [
-        (json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}), "tools[0]"),
         (json!({"guided_json": {"uniqueItems": true}}), "guided_json.uniqueItems"),
         (json!({"structural_tag": {"format": {"type": "wish"}}}), "structural_tag.format.type"),
         (

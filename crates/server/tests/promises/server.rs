@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) template: bool,
     /// How the model marks its reasoning.
     pub(crate) reasoning: Option<&'static str>,
+    /// How it writes calls.
+    pub(crate) tool_format: &'static str,
 }
 
 impl Default for Setup {
@@ -53,6 +55,7 @@ impl Default for Setup {
             defaults: SamplingDefaults { temperature: Some(0.0), ..SamplingDefaults::default() },
             template: true,
             reasoning: None,
+            tool_format: "hermes",
         }
     }
 }
@@ -88,7 +91,7 @@ impl TestServer {
             names: vec!["script".into(), "org/other".into()],
             tokenizer: tokenizer(),
             template: setup.template.then(|| template.expect("a template")),
-            tool_format: wharf_text::tool_calls::by_name("hermes").expect("hermes"),
+            tool_format: wharf_text::tool_calls::by_name(setup.tool_format).expect("a format"),
             reasoning_format: setup.reasoning.and_then(wharf_text::reasoning::by_name),
             defaults: setup.defaults,
             max_model_len,

@@ -4,6 +4,7 @@
 //! ([`ToolFormat::parser`]), and what a well-formed call looks like ([`ToolFormat::grammar`]), so
 //! that an ill-formed one cannot be generated.
 
+pub mod custom;
 mod gemma;
 mod gemma_parser;
 mod harmony;
@@ -32,6 +33,8 @@ pub struct ToolSpec {
     pub name: String,
     /// The JSON schema of its arguments; an object.
     pub parameters: Value,
+    /// A grammar in Lark of its only argument, the string of a [`custom`] tool.
+    pub lark: Option<String>,
 }
 
 /// How a family of models writes tool calls.

@@ -19,6 +19,7 @@ use wharf_grammar::{Grammar, GrammarError, JsonStyle, Trigger};
 
 use super::{
     CallGrammar, ToolFormat, ToolSpec,
+    custom::without_lark,
     raw_text::{RawText, regex_escaped},
     schema_types::{Form, form, is_annotation, is_bare},
     tagged_parser::TaggedParser,
@@ -237,6 +238,7 @@ impl ToolFormat for Tags {
     }
 
     fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError> {
+        without_lark(tools)?;
         let calls: Vec<Grammar> =
             tools.iter().map(|tool| self.call(tool)).collect::<Result<_, _>>()?;
         let call = Grammar::AnyOf(calls);
