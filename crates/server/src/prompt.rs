@@ -1,5 +1,6 @@
 //! From messages to the prompt's text, and from text to token ids. Runs on the compute pool.
 use crate::error::ApiError;
+use crate::refuse;
 use crate::state::AppState;
 use crate::validate::to_usize;
 use serde_json::{Map, Value, json};
@@ -67,6 +68,10 @@ pub(crate) fn render(
     if let Some(key) = RESERVED.iter().find(|key| kwargs.contains_key(**key)) {
         let reason = "it cannot be set here";
         return Err(ApiError::field(format!("chat_template_kwargs.{key}"), reason));
+    }
+    // The same name has the same values wherever it stands.
+    if let Some(effort) = kwargs.get("reasoning_effort").filter(|effort| !effort.is_null()) {
+        refuse::reasoning_effort("chat_template_kwargs.reasoning_effort", effort.as_str())?;
     }
     if let Some(effort) = rendering.reasoning_effort {
         if effort == "none" {

@@ -113,6 +113,14 @@ async fn a_field_out_of_its_range_is_refused_by_name() {
         (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
         (json!({"reasoning_effort": "banana"}), "reasoning_effort"),
         (json!({"reasoning_effort": ""}), "reasoning_effort"),
+        (
+            json!({"chat_template_kwargs": {"reasoning_effort": "banana"}}),
+            "chat_template_kwargs.reasoning_effort",
+        ),
+        (
+            json!({"chat_template_kwargs": {"reasoning_effort": 3}}),
+            "chat_template_kwargs.reasoning_effort",
+        ),
         (json!({"tool_choice": "auto"}), "tool_choice"),
         (json!({"tool_choice": "sometimes"}), "tool_choice"),
         (json!({"model": 5}), "model"),
