@@ -13,7 +13,7 @@ use wharf_text::{
     stop::{StopMatcher, StopOutcome},
     template::{ChatTemplate, RenderInput},
     tokenizer::{GgufVocabulary, Tokenizer, from_gguf},
-    tool_calls,
+    tool_calls::{self, custom::CustomInputs},
 };
 
 /// A fuzz target.
@@ -156,6 +156,15 @@ fn tool_calls(data: &[u8]) {
     }
     let whole = parts(format.parser(&[]), std::iter::once(answer.as_str()));
     assert_eq!(whole, parts(format.parser(&[]), pieces(&answer)));
+    // And the same where all of it calls custom tools.
+    let names = whole.iter().filter_map(|event| match event {
+        OutputEvent::CallStart { name } => Some(name.clone()),
+        _ => None,
+    });
+    let names: Vec<String> = names.collect();
+    let custom = || Box::new(CustomInputs::new(format.parser(&[]), names.clone()));
+    let whole = parts(custom(), std::iter::once(answer.as_str()));
+    assert_eq!(whole, parts(custom(), pieces(&answer)));
 }
 
 /// A JSON schema; an answer that its masks allow is JSON.
@@ -168,10 +177,14 @@ fn schema(data: &[u8]) {
 fn grammar(data: &[u8]) {
     let [kind, text @ ..] = data else { return };
     let text = String::from_utf8_lossy(text).into_owned();
-    follow(&match kind % 4 {
+    follow(&match kind % 5 {
         0 => Grammar::Regex(text),
         1 => Grammar::Lark(text),
         2 => Grammar::Gbnf(text),
+        3 => match Grammar::lark_in_json(&text) {
+            Ok(grammar) => grammar,
+            Err(_) => return,
+        },
         _ => Grammar::Literal(text),
     });
 }

@@ -20,9 +20,9 @@ request_fields! {
         pub top_logprobs: Option<Integer>,
 
         // Tools. An empty list is the same as none.
-        /// Tools the model may call, of type `function`.
+        /// Tools the model may call, of type `function` or `custom`.
         pub tools: Option<Vec<Tool>>,
-        /// none, auto (the default), required, a function's name, or allowed tools; only with tools.
+        /// none, auto (the default), required, a tool's name, or allowed tools; only with tools.
         pub tool_choice: Option<ToolChoice>,
         /// Several calls in one answer; default true.
         pub parallel_tool_calls: Option<bool>,

@@ -165,7 +165,7 @@ pub struct ChatDelta {
     pub function_call: Option<FunctionDelta>,
 }
 
-/// A part of a tool call: id, type and name come once, the arguments in pieces.
+/// A part of a tool call: id, type and name come once, the arguments or the input in pieces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCallDelta {
     /// Which call of the message, from 0 without gaps.
@@ -176,8 +176,12 @@ pub struct ToolCallDelta {
     /// In the first part only.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Name (first part) and arguments to append.
-    pub function: FunctionDelta,
+    /// Name (first part) and arguments to append, of a function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionDelta>,
+    /// Name (first part) and input to append, of a custom tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomDelta>,
 }
 
 /// The function of a [`ToolCallDelta`].
@@ -189,4 +193,15 @@ pub struct FunctionDelta {
     /// JSON text to append.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arguments: Option<String>,
+}
+
+/// The custom tool of a [`ToolCallDelta`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustomDelta {
+    /// In the first part only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Text to append.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
 }

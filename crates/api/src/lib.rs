@@ -30,7 +30,7 @@ pub mod usage;
 pub use chat::{ChatCompletionRequest, ChatMessage, Role, StreamOptions};
 pub use chat_response::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatResponseMessage,
-    FinishReason, FunctionDelta, StopReason, ToolCallDelta,
+    CustomDelta, FinishReason, FunctionDelta, StopReason, ToolCallDelta,
 };
 pub use completion::{Completion, CompletionChoice, CompletionRequest, Prompt};
 pub use content::{ContentPart, MessageContent};

@@ -16,7 +16,40 @@ pub struct Tool {
     pub function: Option<FunctionDefinition>,
     /// The custom tool, where `type` is `custom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub custom: Option<Value>,
+    pub custom: Option<CustomDefinition>,
+}
+
+/// A tool whose input is text, not JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct CustomDefinition {
+    /// `[a-zA-Z0-9_-]{1,64}`; required.
+    pub name: String,
+    /// For the model to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What the input must look like; absent means any text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<CustomFormat>,
+}
+
+/// What the input of a custom tool must look like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct CustomFormat {
+    /// `text` or `grammar`; required.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The grammar, where `type` is `grammar`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<CustomGrammar>,
+}
+
+/// A grammar of a custom tool's input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct CustomGrammar {
+    /// The grammar itself; required.
+    pub definition: String,
+    /// `lark` or `regex`; required.
+    pub syntax: String,
 }
 
 /// A function that the model may call.
@@ -89,7 +122,7 @@ impl<'de> Deserialize<'de> for ToolChoice {
 }
 
 /// A call that an assistant made, in a message of the conversation or of an answer.
-#[derive(Debug, Clone, PartialEq, Serialize, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
 pub struct ToolCall {
     /// Which call; a `tool` message answers it by this id.
     #[serde(default)]
@@ -97,8 +130,12 @@ pub struct ToolCall {
     /// `function` (the default) or `custom`.
     #[serde(rename = "type", default = "function_kind")]
     pub kind: String,
-    /// What was called; required.
-    pub function: FunctionCall,
+    /// What was called, where `type` is `function`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<FunctionCall>,
+    /// What was called, where `type` is `custom`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<CustomCall>,
 }
 
 fn function_kind() -> String {
@@ -106,11 +143,20 @@ fn function_kind() -> String {
 }
 
 /// A function's name and its arguments.
-#[derive(Debug, Clone, PartialEq, Serialize, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
 pub struct FunctionCall {
     /// Required.
     pub name: String,
     /// The arguments as JSON text (a string that holds JSON). Absent means none.
     #[serde(default)]
     pub arguments: String,
+}
+
+/// A custom tool's name and its input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, DeriveDeserialize)]
+pub struct CustomCall {
+    /// Required.
+    pub name: String,
+    /// The text that the tool gets; required.
+    pub input: String,
 }

@@ -281,7 +281,7 @@ impl Specials {
 }
 
 /// `text` as a Lark string.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     // A JSON string, which Lark's is, but that it takes no raw delete character.
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

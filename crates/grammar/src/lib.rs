@@ -18,6 +18,7 @@ mod compiler;
 mod error;
 mod gbnf;
 mod grammar;
+mod json_lark;
 mod lark;
 mod mask;
 mod matcher;

@@ -84,6 +84,7 @@ fn prepare(
         state: Arc::clone(state),
         head,
         calls: options.parts.calls,
+        customs: Arc::clone(&options.parts.customs),
         logprobs: logprobs.is_some(),
         tokens_as_ids: fields.return_tokens_as_token_ids == Some(true),
         return_token_ids,

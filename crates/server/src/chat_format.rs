@@ -7,10 +7,10 @@ use crate::sse::Frames;
 use crate::state::AppState;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
-use wharf_api::tools::{FunctionCall, ToolCall};
+use wharf_api::tools::{CustomCall, FunctionCall, ToolCall};
 use wharf_api::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatResponseMessage,
-    FinishReason, FunctionDelta, Role, ToolCallDelta, Usage,
+    CustomDelta, FinishReason, FunctionDelta, Role, ToolCallDelta, Usage,
 };
 use wharf_text::output::OutputEvent;
 
@@ -19,6 +19,8 @@ pub(crate) struct ChatFormat {
     pub(crate) state: Arc<AppState>,
     pub(crate) head: Head,
     pub(crate) calls: Calls,
+    /// Names of the custom tools.
+    pub(crate) customs: Arc<[String]>,
     pub(crate) logprobs: bool,
     pub(crate) tokens_as_ids: bool,
     pub(crate) return_token_ids: bool,
@@ -33,6 +35,8 @@ pub(crate) struct ChatFormat {
 pub(crate) struct ChoiceState {
     /// Tool calls begun.
     calls: usize,
+    /// The last of them is one of a custom tool.
+    custom: bool,
     /// Ids that no chunk has had.
     unsent_token_ids: Vec<u32>,
 }
@@ -67,15 +71,10 @@ impl ChatFormat {
             },
             OutputEvent::CallStart { name } => {
                 choice.calls += 1;
-                let arguments = Some(String::new());
-                let function = FunctionDelta { name: Some(name), arguments };
-                let (id, kind) = (self.calls.new_id(), "function".to_owned());
-                call_delta(self.calls, choice.calls - 1, Some((id, kind)), function)
+                choice.custom = self.customs.contains(&name);
+                call_delta(self.calls, choice, Some(name), String::new())
             }
-            OutputEvent::Arguments(text) => {
-                let function = FunctionDelta { name: None, arguments: Some(text) };
-                call_delta(self.calls, choice.calls.saturating_sub(1), None, function)
-            }
+            OutputEvent::Arguments(text) => call_delta(self.calls, choice, None, text),
             OutputEvent::CallEnd => return None,
         })
     }
@@ -100,23 +99,39 @@ impl ChatFormat {
     }
 }
 
-/// A part of a call, as `tool_calls` or as the deprecated `function_call`.
+/// A part of the call that `choice` is at: with `begin`, the name, its first.
 fn call_delta(
     calls: Calls,
-    index: usize,
-    begin: Option<(String, String)>,
-    function: FunctionDelta,
+    choice: &ChoiceState,
+    begin: Option<String>,
+    text: String,
 ) -> ChatDelta {
-    if calls.legacy {
-        return ChatDelta { function_call: Some(function), ..ChatDelta::default() };
+    let first = begin.is_some();
+    let (mut function, mut custom) = (None, None);
+    if choice.custom {
+        custom = Some(CustomDelta { name: begin, input: Some(text) });
+    } else {
+        function = Some(FunctionDelta { name: begin, arguments: Some(text) });
     }
-    let (id, kind) = begin.unzip();
-    let call = ToolCallDelta { index, id, kind, function };
+    if calls.legacy {
+        return ChatDelta { function_call: function, ..ChatDelta::default() };
+    }
+    let call = ToolCallDelta {
+        index: choice.calls.saturating_sub(1),
+        id: first.then(|| calls.new_id()),
+        kind: first.then(|| kind(choice.custom).to_owned()),
+        function,
+        custom,
+    };
     ChatDelta { tool_calls: Some(vec![call]), ..ChatDelta::default() }
 }
 
+fn kind(custom: bool) -> &'static str {
+    if custom { "custom" } else { "function" }
+}
+
 /// A whole message of these parts.
-fn message(parts: Vec<OutputEvent>, calls: Calls) -> ChatResponseMessage {
+fn message(parts: Vec<OutputEvent>, calls: Calls, customs: &[String]) -> ChatResponseMessage {
     let (mut content, mut reasoning) = (String::new(), String::new());
     let mut functions: Vec<FunctionCall> = Vec::new();
     for part in parts {
@@ -136,8 +151,16 @@ fn message(parts: Vec<OutputEvent>, calls: Calls) -> ChatResponseMessage {
     }
     let silent = content.is_empty() && !(functions.is_empty() && reasoning.is_empty());
     let reasoning = (!reasoning.is_empty()).then_some(reasoning);
-    let tool_call =
-        |function| ToolCall { id: Some(calls.new_id()), kind: "function".to_owned(), function };
+    let tool_call = |FunctionCall { name, arguments }: FunctionCall| {
+        let (mut function, mut custom) = (None, None);
+        if customs.contains(&name) {
+            custom = Some(CustomCall { name, input: arguments });
+        } else {
+            function = Some(FunctionCall { name, arguments });
+        }
+        let kind = kind(custom.is_some()).to_owned();
+        ToolCall { id: Some(calls.new_id()), kind, function, custom }
+    };
     let (tool_calls, function_call) = if calls.legacy {
         (None, functions.into_iter().next())
     } else {
@@ -223,7 +246,7 @@ impl Format for ChatFormat {
             };
             ChatChoice {
                 index,
-                message: message(update.parts, self.calls),
+                message: message(update.parts, self.calls, &self.customs),
                 logprobs: self.logprobs.then(|| self.names().chat(&update.logprobs)),
                 finish_reason,
                 stop_reason,

@@ -20,6 +20,8 @@ pub(crate) struct Parts {
     pub(crate) only_calls: bool,
     /// How calls are shown.
     pub(crate) calls: Calls,
+    /// Names of the tools whose calls are of type `custom`.
+    pub(crate) customs: Arc<[String]>,
 }
 
 /// How the calls of an answer are shown.
@@ -27,7 +29,7 @@ pub(crate) struct Parts {
 pub(crate) struct Calls {
     /// As the deprecated `function_call`, not as `tool_calls`.
     pub(crate) legacy: bool,
-    /// The request named the function: then the answer ends with `stop`, as OpenAI's do.
+    /// The request named the tool: then the answer ends with `stop`, as OpenAI's do.
     pub(crate) named: bool,
     /// Ids of nine letters and digits, the only ones that Mistral's templates take.
     pub(crate) short_ids: bool,
@@ -65,6 +67,7 @@ impl Parts {
             include_reasoning: true,
             only_calls: false,
             calls: Calls { legacy: false, named: false, short_ids: false },
+            customs: Arc::new([]),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! From messages to the prompt's text, and from text to token ids. Runs on the compute pool.
 use crate::error::ApiError;
+use crate::refuse;
 use crate::state::AppState;
 use crate::validate::to_usize;
 use serde_json::{Map, Value, json};
-use wharf_api::tools::FunctionCall;
 use wharf_api::{ChatMessage, ContentPart, GenerationFields, Integer, MessageContent, Role};
 use wharf_text::template::RenderInput;
+use wharf_text::tool_calls::custom;
 
 /// Template variables that have a field of their own, or that nobody may replace.
 const RESERVED: [&str; 9] = [
@@ -68,6 +69,10 @@ pub(crate) fn render(
         let reason = "it cannot be set here";
         return Err(ApiError::field(format!("chat_template_kwargs.{key}"), reason));
     }
+    // The same name has the same values wherever it stands.
+    if let Some(effort) = kwargs.get("reasoning_effort").filter(|effort| !effort.is_null()) {
+        refuse::reasoning_effort("chat_template_kwargs.reasoning_effort", effort.as_str())?;
+    }
     if let Some(effort) = rendering.reasoning_effort {
         if effort == "none" {
             // The names that templates have for it.
@@ -100,7 +105,7 @@ fn template_message(message: &ChatMessage, at: usize) -> Result<Value, ApiError>
         Role::Assistant => "assistant",
         Role::Tool | Role::Function => "tool",
     };
-    let calls = tool_calls(message);
+    let calls = tool_calls(message, at)?;
     let content = match &message.content {
         Some(MessageContent::Text(text)) => Value::from(text.as_str()),
         Some(MessageContent::Parts(parts)) => text_parts(message, parts, at)?,
@@ -129,17 +134,30 @@ fn template_message(message: &ChatMessage, at: usize) -> Result<Value, ApiError>
     Ok(out)
 }
 
-/// The calls of a message, the deprecated `function_call` among them.
-fn tool_calls(message: &ChatMessage) -> Vec<Value> {
-    let function = |call: &FunctionCall| json!({"name": call.name, "arguments": call.arguments});
-    let calls = message.tool_calls.iter().flatten().map(
-        |call| json!({"id": call.id, "type": call.kind, "function": function(&call.function)}),
-    );
-    let legacy = message
-        .function_call
-        .iter()
-        .map(|call| json!({"type": "function", "function": function(call)}));
-    calls.chain(legacy).collect()
+/// The calls of a message, the deprecated `function_call` among them. Templates know functions
+/// only, so those of custom tools are written as the model wrote them.
+fn tool_calls(message: &ChatMessage, at: usize) -> Result<Vec<Value>, ApiError> {
+    let function = |name: &str, arguments: &str| json!({"name": name, "arguments": arguments});
+    let mut calls = Vec::new();
+    for (call_at, call) in message.tool_calls.iter().flatten().enumerate() {
+        let path = |field: &str| format!("messages[{at}].tool_calls[{call_at}].{field}");
+        let function = match (call.kind.as_str(), &call.function, &call.custom) {
+            ("function", Some(call), _) => function(&call.name, &call.arguments),
+            ("custom", _, Some(call)) => function(&call.name, &custom::arguments(&call.input)),
+            (kind @ ("function" | "custom"), ..) => {
+                return Err(ApiError::field(path(kind), "required"));
+            }
+            _ => {
+                let reason = "must be `function` or `custom`";
+                return Err(ApiError::field(path("type"), reason));
+            }
+        };
+        calls.push(json!({"id": call.id, "type": "function", "function": function}));
+    }
+    calls.extend(message.function_call.iter().map(
+        |call| json!({"type": "function", "function": function(&call.name, &call.arguments)}),
+    ));
+    Ok(calls)
 }
 
 /// Parts of text, each as `{type: text, text}`; no parts are the empty string.

@@ -56,11 +56,8 @@ pub(crate) fn chat(request: &ChatCompletionRequest) -> Result<(), ApiError> {
     refuse_if(echo, "echo", "only /v1/completions has it")?;
     let reason = "the template is the model's";
     refuse_if(request.chat_template.is_some(), "chat_template", reason)?;
-    if let Some(effort) = &request.reasoning_effort
-        && !REASONING_EFFORTS.contains(&effort.as_str())
-    {
-        let reason = format!("must be one of {}", REASONING_EFFORTS.join(", "));
-        return Err(ApiError::field("reasoning_effort", reason));
+    if let Some(effort) = &request.reasoning_effort {
+        reasoning_effort("reasoning_effort", Some(effort))?;
     }
     let reason = "the model is text-only";
     refuse_if(request.mm_processor_kwargs.is_some(), "mm_processor_kwargs", reason)?;
@@ -70,6 +67,15 @@ pub(crate) fn chat(request: &ChatCompletionRequest) -> Result<(), ApiError> {
         Some(at) => Err(ApiError::unsupported(format!("modalities[{at}]"), reason)),
         None => Ok(()),
     }
+}
+
+/// Refuses what is no `reasoning_effort`, `None` being what is no text at all.
+pub(crate) fn reasoning_effort(field: &str, effort: Option<&str>) -> Result<(), ApiError> {
+    if effort.is_some_and(|effort| REASONING_EFFORTS.contains(&effort)) {
+        return Ok(());
+    }
+    let reason = format!("must be one of {}", REASONING_EFFORTS.join(", "));
+    Err(ApiError::field(field, reason))
 }
 
 /// Fields of legacy completions.

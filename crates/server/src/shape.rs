@@ -12,6 +12,7 @@ use std::sync::Arc;
 use wharf_engine::grammar::{Constraint, Grammar, GrammarError};
 use wharf_text::output::{OutputParser, PlainText};
 use wharf_text::reasoning::{Opening, ReasoningFormat};
+use wharf_text::tool_calls::custom::{CustomInput, CustomInputs};
 
 /// White space that a model may write between its reasoning and a constrained answer.
 const GAP: &str = r"[ \n\r\t]{0,4}";
@@ -67,7 +68,14 @@ impl Wishes {
 /// What cannot be enforced, with its path.
 pub(crate) fn chat(state: &AppState, wishes: Wishes, prompt: &str) -> Result<Shape, ApiError> {
     let opening = state.reasoning_format.map(|format| format.opening(prompt));
-    let body = body(state, &wishes)?;
+    let body = match body(state, &wishes) {
+        Ok(body) => body,
+        Err(error) => {
+            // What is wrong with a custom tool's grammar is said of what the client wrote.
+            check_inputs(state, &wishes)?;
+            return Err(error);
+        }
+    };
     let body = match (body, wishes.thinking_budget) {
         (None, Some(_)) if opening != Some(Opening::Content) => Some(Grammar::any_text()),
         (body, _) => body,
@@ -95,6 +103,18 @@ pub(crate) fn completion(form: Option<Form>) -> Shape {
         form.map(|form| HeldTo { grammar: form.grammar.clone(), wishes: Wishes::form(Some(form)) });
     let stop_rule = if held_to.is_some() { StopRule::Complete } else { StopRule::Anywhere };
     Shape { held_to, stop_rule, parts: Parts::plain() }
+}
+
+/// Compiles the grammars of custom tools by themselves, before a format writes them in its own way:
+/// what is wrong with one is said of what the client wrote.
+fn check_inputs(state: &AppState, wishes: &Wishes) -> Result<(), ApiError> {
+    for tool in wishes.tools.iter().flat_map(|tools| &tools.callable) {
+        if let Some(alone) = tool.input.as_ref().and_then(CustomInput::grammar) {
+            let compiled = state.compiler.get()?.compile(&alone);
+            compiled.map_err(|error| tool.refusal(error))?;
+        }
+    }
+    Ok(())
 }
 
 /// What follows the reasoning; `None`: anything.
@@ -161,9 +181,10 @@ impl HeldTo {
             let checked = compiler.compile_by(&form.grammar, deadline);
             checked.map_err(|error| refusal(&form.field, error))?;
         }
-        for (field, spec) in wishes.tools.iter().flat_map(|tools| &tools.callable) {
-            let checked = compiler.check_schema(&spec.parameters, deadline);
-            checked.map_err(|error| refusal(&format!("{field}.parameters"), error))?;
+        check_inputs(state, wishes)?;
+        for tool in wishes.tools.iter().flat_map(|tools| &tools.callable) {
+            let checked = compiler.check_schema(&tool.spec.parameters, deadline);
+            checked.map_err(|error| tool.refusal(error))?;
         }
         let field = match (&wishes.form, &wishes.tools) {
             (Some(form), _) => form.field.as_str(),
@@ -176,25 +197,22 @@ impl HeldTo {
 
 /// An error whose path begins with the tool's name.
 fn refused_tool(tools: &Tools, error: GrammarError) -> ApiError {
-    let split = |path: &str| {
-        tools.callable.iter().find_map(|(field, spec)| {
-            let rest = path.strip_prefix(spec.name.as_str())?;
-            Some((format!("{field}.parameters"), rest.trim_start_matches('.').to_owned()))
-        })
+    let (GrammarError::Unsupported { path, .. } | GrammarError::Invalid { path, .. }) = &error
+    else {
+        return refusal("tools", error);
     };
-    match error {
-        GrammarError::Unsupported { path, keyword, reason } => match split(&path) {
-            Some((field, path)) => {
-                refusal(&field, GrammarError::Unsupported { path, keyword, reason })
-            }
-            None => refusal("tools", GrammarError::Unsupported { path, keyword, reason }),
-        },
-        GrammarError::Invalid { path, reason } => match split(&path) {
-            Some((field, path)) => refusal(&field, GrammarError::Invalid { path, reason }),
-            None => refusal("tools", GrammarError::Invalid { path, reason }),
-        },
-        other => refusal("tools", other),
-    }
+    // Names have no dots.
+    let (name, rest) = path.split_once('.').unwrap_or((path, ""));
+    let tool = tools.callable.iter().find(|tool| tool.spec.name == name);
+    let Some(tool) = tool else { return refusal("tools", error) };
+    let path = rest.to_owned();
+    tool.refusal(match error {
+        GrammarError::Unsupported { keyword, reason, .. } => {
+            GrammarError::Unsupported { path, keyword, reason }
+        }
+        GrammarError::Invalid { reason, .. } => GrammarError::Invalid { path, reason },
+        other => other,
+    })
 }
 
 /// How the answer is read.
@@ -216,9 +234,12 @@ fn parts(state: &AppState, wishes: &Wishes, opening: Option<Opening>) -> Parts {
         shown.extend(state.special_in(format.markers()));
     }
     let (tool_format, reasoning) = (state.tool_format, state.reasoning_format.zip(opening));
+    let customs: Arc<[String]> = wishes.tools.as_ref().map_or_else(Vec::new, Tools::customs).into();
+    let names = customs.to_vec();
     let parser = move || -> Box<dyn OutputParser> {
         let content: Box<dyn OutputParser> = match &specs {
-            Some(specs) => tool_format.parser(specs),
+            Some(specs) if names.is_empty() => tool_format.parser(specs),
+            Some(specs) => Box::new(CustomInputs::new(tool_format.parser(specs), names.clone())),
             None => Box::new(PlainText),
         };
         match reasoning {
@@ -233,5 +254,6 @@ fn parts(state: &AppState, wishes: &Wishes, opening: Option<Opening>) -> Parts {
         include_reasoning: wishes.include_reasoning,
         only_calls: wishes.tools.as_ref().is_some_and(|tools| tools.mode != Mode::Auto),
         calls,
+        customs,
     }
 }

@@ -19,7 +19,8 @@ pub enum OutputEvent {
         /// The function.
         name: String,
     },
-    /// JSON text to append to the arguments of the call that is open.
+    /// JSON text to append to the arguments of the call that is open; of a custom tool (see
+    /// [`CustomInputs`](crate::tool_calls::custom::CustomInputs)), text to append to its input.
     Arguments(String),
     /// The call is complete: its arguments, added up, are a JSON value. An answer that ends
     /// without it has cut the call in half.

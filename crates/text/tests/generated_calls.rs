@@ -6,8 +6,12 @@
 use serde_json::{Value, json};
 use wharf_grammar::{Compiler, Grammar, GrammarError, Limits, Vocabulary};
 use wharf_text::{
-    output::OutputEvent,
-    tool_calls::{ToolFormat, ToolSpec, by_name, formats},
+    output::{OutputEvent, OutputParser},
+    tool_calls::{
+        ToolFormat, ToolSpec, by_name,
+        custom::{CustomInput, CustomInputs},
+        formats,
+    },
 };
 
 /// The formats that this file is about.
@@ -86,7 +90,7 @@ fn tools() -> Vec<ToolSpec> {
         "type": "object",
         "properties": {"a": {"type": "string", "maxLength": 3}, "b": {"type": "null"}, "c": {}},
     });
-    let spec = |name: &str, parameters| ToolSpec { name: name.to_owned(), parameters };
+    let spec = |name: &str, parameters| ToolSpec { name: name.to_owned(), parameters, lark: None };
     vec![
         spec("all_kinds", all),
         spec("optional", optional),
@@ -298,6 +302,69 @@ fn what_a_grammar_lets_through_is_read_back_as_valid_calls() {
     }
 }
 
+/// Whether a text is one that the tool's format allows.
+type Holds = fn(&str) -> bool;
+
+/// Letters, quotes and line ends, in the three ways to say what a custom tool's input is.
+fn customs() -> Vec<(ToolSpec, Holds)> {
+    let lark = "start: (WORD | \"\\\"\" | \"\\n\")~1..4\nWORD: /[a-c\\\\]{2}/".to_owned();
+    vec![
+        (CustomInput::Text.spec("any"), |_| true),
+        (CustomInput::Regex("[a-c\"]{2,4}".to_owned()).spec("few"), |text| {
+            (2..=4).contains(&text.len()) && text.chars().all(|c| "abc\"".contains(c))
+        }),
+        (CustomInput::Lark(lark).spec("words"), |text| {
+            (1..=8).contains(&text.len()) && text.chars().all(|c| "abc\\\"\n".contains(c))
+        }),
+    ]
+}
+
+#[test]
+fn the_input_of_custom_tools_is_in_its_format_or_the_format_is_refused() {
+    let mut refusing = Vec::new();
+    for name in FORMATS {
+        let format = by_name(name).expect("a format");
+        let vocabulary = vocabulary(format);
+        let tokens = vocabulary.tokens.clone();
+        let compiler = Compiler::new(vocabulary, Limits::default()).expect("a vocabulary");
+        let mut dice = Dice(name.len() as u64);
+        for (spec, holds) in customs() {
+            let specs = [spec.clone()];
+            let grammar = match format.grammar(&specs, false) {
+                Ok(grammar) => grammar.required,
+                Err(GrammarError::Unsupported { path, .. }) if spec.lark.is_some() => {
+                    assert_eq!(path, spec.name);
+                    refusing.push(*name);
+                    continue;
+                }
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let mut ended = 0;
+            for _ in 0..12 {
+                let Some(text) = walk(&compiler, &grammar, &tokens, &mut dice) else { continue };
+                let inner = format.parser(&specs);
+                let mut parser = CustomInputs::new(inner, vec![spec.name.clone()]);
+                let (mut events, mut input) = (Vec::new(), String::new());
+                parser.push(&text, &mut events);
+                parser.finish(&mut events);
+                for event in &events {
+                    match event {
+                        OutputEvent::Arguments(more) => input.push_str(more),
+                        OutputEvent::CallStart { .. } | OutputEvent::CallEnd => {}
+                        other => panic!("{name}: {other:?} in {text:?}"),
+                    }
+                }
+                assert_eq!(events.last(), Some(&OutputEvent::CallEnd), "{name}: {text:?}");
+                assert!(holds(&input), "{name}: {} got {input:?} of {text:?}", spec.name);
+                ended += 1;
+            }
+            assert!(ended > 3, "{name}: {ended} of 12 walks ended for {}", spec.name);
+        }
+    }
+    let quoting = FORMATS.iter().filter(|name| !refusing.contains(name)).count();
+    assert!(quoting >= 17, "only {quoting} formats take grammars; {refusing:?} do not");
+}
+
 #[test]
 fn what_a_format_cannot_write_is_refused_with_its_path() {
     let cases = [
@@ -310,7 +377,7 @@ fn what_a_format_cannot_write_is_refused_with_its_path() {
         (json!({"required": ["a"], "additionalProperties": false}), "f.required"),
     ];
     for (parameters, path) in cases {
-        let tool = ToolSpec { name: "f".to_owned(), parameters };
+        let tool = ToolSpec { name: "f".to_owned(), parameters, lark: None };
         match by_name("qwen3_coder").expect("a format").grammar(std::slice::from_ref(&tool), true) {
             Err(
                 GrammarError::Unsupported { path: found, .. }
@@ -348,7 +415,7 @@ fn schemas_that_multiply_by_reference_are_answered_in_bounded_time() {
             "properties": {"a": {"$ref": format!("#/$defs/{kind}0")}},
             "$defs": definitions.clone(),
         });
-        let tools = [ToolSpec { name: "f".to_owned(), parameters }];
+        let tools = [ToolSpec { name: "f".to_owned(), parameters, lark: None }];
         for format in formats() {
             let grammar = format.grammar(&tools, true);
             assert!(grammar.is_ok() || matches!(grammar, Err(GrammarError::TooComplex(_))));

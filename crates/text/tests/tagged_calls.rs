@@ -93,6 +93,7 @@ fn assert_cuts_agree(format: &str, tools: &[ToolSpec], text: &str) {
 fn tools() -> Vec<ToolSpec> {
     vec![ToolSpec {
         name: "note".to_owned(),
+        lark: None,
         parameters: json!({
             "type": "object",
             "properties": {

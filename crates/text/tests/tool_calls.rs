@@ -87,6 +87,7 @@ fn specs(tools: &Value) -> Vec<ToolSpec> {
         .map(|function| ToolSpec {
             name: function["name"].as_str().unwrap_or_default().to_owned(),
             parameters: function.get("parameters").cloned().unwrap_or(Value::Null),
+            lark: None,
         })
         .collect()
 }

@@ -65,6 +65,24 @@ describe("tools", () => {
     assert.equal(added.choices[0].finish_reason, whole.choices[0].finish_reason);
   });
 
+  it("of type custom get text, streamed as well", async () => {
+    const format = { type: "grammar", grammar: { syntax: "regex", definition: '[A-D]{3}\\n"[0-9]"' } };
+    const more = {
+      tools: [TOOL, { type: "custom", custom: { name: "plate", format } }],
+      tool_choice: { type: "custom", custom: { name: "plate" } },
+    };
+    const whole = await client.chat.completions.create(request(more));
+    const [call] = whole.choices[0].message.tool_calls;
+    assert.equal(call.type, "custom");
+    assert.equal(call.custom.name, "plate");
+    assert.match(call.custom.input, /^[A-D]{3}\n"[0-9]"$/);
+    let input = "";
+    for await (const chunk of await client.chat.completions.create(request({ ...more, stream: true }))) {
+      for (const part of chunk.choices[0]?.delta.tool_calls ?? []) input += part.custom.input;
+    }
+    assert.equal(input, call.custom.input);
+  });
+
   it("run in a loop until there is an answer", async () => {
     const asked = [];
     const runner = client.chat.completions.runTools(

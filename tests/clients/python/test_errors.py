@@ -97,7 +97,7 @@ def test_a_wrong_type_names_its_path(client, model, parameters, path):
 
 
 LATER = {
-    "tools": [{"type": "custom", "custom": {"name": "f"}}],
+    "priority": 1,
     "prompt_logprobs": 1,
     "use_beam_search": True,
     "structural_tag": {"format": {"type": "wish"}},

@@ -1,6 +1,7 @@
 """Tools with the Python SDK: required, named, auto, parallel, streamed, and the loop."""
 
 import json
+import re
 
 import jsonschema
 import openai
@@ -184,7 +185,10 @@ BAD = {
         {"tools": [WEATHER, {"type": "function", "function": {"name": "f", "parameters": {
             "type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}}}]},
         "tools[1].function.parameters.properties.a"),
-    "a custom tool": ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0]"),
+    "a custom tool's bad grammar": (
+        {"tools": [{"type": "custom", "custom": {"name": "f", "format": {
+            "type": "grammar", "grammar": {"syntax": "regex", "definition": "(a"}}}}]},
+        "tools[0].custom.format.grammar.definition"),
 }
 
 
@@ -205,3 +209,45 @@ def test_tools_and_a_format_give_a_call_or_the_format(call):
         assert all(is_valid(*one) for one in calls)
     else:
         jsonschema.validate(json.loads(choice.message.content), schema)
+
+
+def custom(name: str, syntax: str, definition: str) -> dict:
+    form = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
+    return {"type": "custom", "custom": {"name": name, "description": "Does sums", "format": form}}
+
+
+# The same language twice, with quotes and a line end in it.
+SUMS = {
+    "regex": custom("sum", "regex", r'[1-9]( [+-] [1-9]){1,3}\n"done"'),
+    "lark": custom("sum", "lark", 'start: N (OP N)~1..3 END\nN: /[1-9]/\nOP: " + " | " - "\nEND: "\\n\\"done\\""'),
+}
+
+
+@pytest.mark.parametrize("tool", SUMS.values(), ids=SUMS)
+def test_a_custom_tool_gets_text_in_its_grammar(call, tool):
+    named = {"type": "custom", "custom": {"name": "sum"}}
+    question = [{"role": "user", "content": "What is 2 plus 3?"}]
+    parameters = {"messages": question, "tools": [WEATHER, tool], "tool_choice": named}
+    choice = call(**parameters).choices[0]
+    assert choice.finish_reason == "stop"
+    [made] = choice.message.tool_calls
+    assert made.type == "custom" and made.custom.name == "sum"
+    assert re.fullmatch(r'[1-9]( [+-] [1-9]){1,3}\n"done"', made.custom.input)
+
+    added, ids = "", []
+    for chunk in call(**parameters, stream=True):
+        for part in chunk.choices[0].delta.tool_calls or []:
+            part = part.to_dict()
+            assert part["index"] == 0 and "function" not in part
+            if not ids:
+                assert part["type"] == "custom" and part["custom"] == {"name": "sum", "input": ""}
+                ids.append(part["id"])
+            else:
+                assert part.keys() == {"index", "custom"} and part["custom"].keys() == {"input"}
+            added += part["custom"]["input"]
+    assert added == made.custom.input and all(ids)
+
+    history = [*question, choice.message.model_dump(exclude_none=True),
+               {"role": "tool", "tool_call_id": made.id, "content": "5"}]
+    answer = call(**(parameters | {"messages": history, "tool_choice": "none", "max_tokens": 20}))
+    assert answer.choices[0].message.content

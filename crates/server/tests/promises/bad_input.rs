@@ -113,6 +113,14 @@ async fn a_field_out_of_its_range_is_refused_by_name() {
         (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
         (json!({"reasoning_effort": "banana"}), "reasoning_effort"),
         (json!({"reasoning_effort": ""}), "reasoning_effort"),
+        (
+            json!({"chat_template_kwargs": {"reasoning_effort": "banana"}}),
+            "chat_template_kwargs.reasoning_effort",
+        ),
+        (
+            json!({"chat_template_kwargs": {"reasoning_effort": 3}}),
+            "chat_template_kwargs.reasoning_effort",
+        ),
         (json!({"tool_choice": "auto"}), "tool_choice"),
         (json!({"tool_choice": "sometimes"}), "tool_choice"),
         (json!({"model": 5}), "model"),
@@ -132,7 +140,6 @@ async fn a_field_out_of_its_range_is_refused_by_name() {
 async fn what_is_not_there_yet_is_refused_and_never_ignored() {
     let server = TestServer::start().await;
     let cases = [
-        (json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}), "tools[0]"),
         (json!({"guided_json": {"uniqueItems": true}}), "guided_json.uniqueItems"),
         (json!({"structural_tag": {"format": {"type": "wish"}}}), "structural_tag.format.type"),
         (json!({"use_beam_search": true}), "use_beam_search"),

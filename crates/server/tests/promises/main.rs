@@ -13,6 +13,8 @@ mod cancelling;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod custom_tools;
+#[cfg(test)]
 mod determinism;
 #[cfg(test)]
 mod draining;

@@ -18,6 +18,12 @@ const TEMPLATE: &str = "{% for message in messages %}\
     <|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n\
     {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
+/// The same for tools, which it shows and so the model may call several of.
+const TOOL_TEMPLATE: &str = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}\
+    {% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
+    {% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}<|im_end|>\n\
+    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
 /// The longest sequence of the model under test.
 pub(crate) const MAX_MODEL_LEN: usize = 512;
 
@@ -29,6 +35,10 @@ pub(crate) struct Setup {
     pub(crate) template: bool,
     /// How the model marks its reasoning.
     pub(crate) reasoning: Option<&'static str>,
+    /// How it writes calls.
+    pub(crate) tool_format: &'static str,
+    /// Whether its template knows tools.
+    pub(crate) knows_tools: bool,
 }
 
 impl Default for Setup {
@@ -53,6 +63,8 @@ impl Default for Setup {
             defaults: SamplingDefaults { temperature: Some(0.0), ..SamplingDefaults::default() },
             template: true,
             reasoning: None,
+            tool_format: "hermes",
+            knows_tools: false,
         }
     }
 }
@@ -83,12 +95,13 @@ impl TestServer {
         let runner = ScriptRunner::new(setup.engine.num_blocks, Arc::clone(&controls));
         let max_model_len = setup.engine.max_model_len;
         let engine = Engine::start(Box::new(runner), setup.engine).expect("starts");
-        let template = ChatTemplate::new(TEMPLATE, Some("<|im_start|>"), Some("<|im_end|>"));
+        let source = if setup.knows_tools { TOOL_TEMPLATE } else { TEMPLATE };
+        let template = ChatTemplate::new(source, Some("<|im_start|>"), Some("<|im_end|>"));
         let model = ServedModel {
             names: vec!["script".into(), "org/other".into()],
             tokenizer: tokenizer(),
             template: setup.template.then(|| template.expect("a template")),
-            tool_format: wharf_text::tool_calls::by_name("hermes").expect("hermes"),
+            tool_format: wharf_text::tool_calls::by_name(setup.tool_format).expect("a format"),
             reasoning_format: setup.reasoning.and_then(wharf_text::reasoning::by_name),
             defaults: setup.defaults,
             max_model_len,

@@ -75,6 +75,63 @@ async fn both(server: &TestServer, request: Value) -> Answer {
     plain
 }
 
+/// With a template that knows tools, so that one answer may have several calls.
+async fn start_parallel() -> TestServer {
+    let setup = Setup { knows_tools: true, ..Setup::default() };
+    let engine = EngineConfig { max_model_len: 2048, ..setup.engine };
+    TestServer::with(Setup { engine, ..setup }).await
+}
+
+const TWO_CALLS: &str = "Hi <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 7}}\n</tool_call>\n\
+    <tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_calls_are_counted_from_0_without_gaps_and_have_ids_of_their_own() {
+    let server = start_parallel().await;
+    let answer = both(&server, ask(TWO_CALLS, json!({}))).await;
+    assert_eq!(calls(&answer), [call("f", "{\"a\": 7}"), call("g", "{}")]);
+    assert_eq!((answer.finish(0).0.as_str(), answer.content(0).as_str()), ("tool_calls", "Hi"));
+    let required = json!({"tool_choice": "required"});
+    let answer = both(&server, ask(TWO_CALLS.trim_start_matches("Hi "), required.clone())).await;
+    assert_eq!(calls(&answer), [call("f", "{\"a\": 7}"), call("g", "{}")]);
+    assert_eq!(answer.finish(0).0, "tool_calls");
+    // Ids of all choices differ: clients put them into one conversation.
+    let request = ask(TWO_CALLS.trim_start_matches("Hi "), with(required, json!({"n": 2})));
+    let answer = server.chat(request).await.json();
+    let made = answer["choices"].as_array().expect("choices").iter();
+    let made = made.flat_map(|choice| choice["message"]["tool_calls"].as_array().expect("calls"));
+    let mut ids: Vec<String> = made.map(|call| call["id"].to_string()).collect();
+    assert_eq!(ids.len(), 4);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 4, "ids are unique");
+    let one = json!({"parallel_tool_calls": false});
+    let answer = both(&server, ask(TWO_CALLS, one)).await;
+    assert_eq!(calls(&answer), [call("f", "{\"a\": 7}")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_the_model_may_make_are_cut_with_length_in_both_forms() {
+    let server = start_parallel().await;
+    let whole = both(&server, ask(TWO_CALLS, json!({}))).await;
+    let total = whole.json()["usage"]["completion_tokens"].as_u64().expect("a count");
+    let all = calls(&whole);
+    // Every third place, but for the last ones: of the second call none is complete yet.
+    for max_tokens in (1..total - 1).step_by(3) {
+        let answer = both(&server, ask(TWO_CALLS, json!({"max_tokens": max_tokens}))).await;
+        assert_eq!(answer.finish(0).0, "length", "{max_tokens}: {}", answer.text());
+        let content = answer.json()["choices"][0]["message"]["content"].clone();
+        let content = content.as_str().unwrap_or_default();
+        for markup in ["<tool_call>", "</tool_call>", "name", "{"] {
+            assert!(!content.contains(markup), "markup leaked at {max_tokens}: {content:?}");
+        }
+        for (cut, whole) in calls(&answer).iter().zip(&all) {
+            assert_eq!(cut.0, whole.0, "{max_tokens}");
+            assert!(whole.1.starts_with(&cut.1), "{max_tokens}: {cut:?} of {whole:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn required_calls_whatever_the_model_would_say() {
     let server = start(None).await;

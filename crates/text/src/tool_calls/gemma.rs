@@ -8,6 +8,7 @@ use wharf_grammar::{Grammar, GrammarError, Trigger};
 
 use super::{
     CallGrammar, ToolFormat, ToolSpec,
+    custom::without_lark,
     gemma_parser::GemmaParser,
     pythonic::separated,
     raw_text::RawText,
@@ -47,6 +48,7 @@ impl ToolFormat for Gemma {
     }
 
     fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError> {
+        without_lark(tools)?;
         let [open, close, _] = self.markers;
         let call = |tool: &ToolSpec| {
             Ok(Grammar::Sequence(vec![

@@ -2,7 +2,7 @@
 
 use wharf_grammar::{Grammar, GrammarError, Trigger};
 
-use super::{CallGrammar, ToolFormat, ToolSpec, tagged::json};
+use super::{CallGrammar, ToolFormat, ToolSpec, custom::json_arguments};
 use crate::{
     harmony::{HarmonyParser, MARKERS},
     output::OutputParser,
@@ -32,16 +32,16 @@ impl ToolFormat for Harmony {
         // The recipient stands before the channel or after it.
         let calls = |after_name: &str| {
             let call = |tool: &ToolSpec| {
-                Grammar::Sequence(vec![
+                Ok(Grammar::Sequence(vec![
                     Grammar::Literal(format!("{}{after_name}", tool.name)),
-                    json(&tool.parameters, &tool.parameters),
-                ])
+                    json_arguments(tool)?,
+                ]))
             };
-            Grammar::AnyOf(tools.iter().map(call).collect())
+            tools.iter().map(call).collect::<Result<_, GrammarError>>().map(Grammar::AnyOf)
         };
         let after_channel = "<|channel|>commentary to=functions.";
-        let after = calls(" <|constrain|>json<|message|>");
-        let before = calls("<|channel|>commentary <|constrain|>json<|message|>");
+        let after = calls(" <|constrain|>json<|message|>")?;
+        let before = calls("<|channel|>commentary <|constrain|>json<|message|>")?;
         let trigger =
             |text: &str, then: Grammar| Trigger { text: text.to_owned(), at_start: false, then };
         Ok(CallGrammar {

@@ -10,9 +10,11 @@
 //! reads them all, with any white space.
 
 use serde_json::Value;
-use wharf_grammar::{Grammar, GrammarError, JsonStyle, Trigger};
+use wharf_grammar::{Grammar, GrammarError, Trigger};
 
-use super::{CallGrammar, ToolFormat, ToolSpec, json_call_parser::JsonCallParser};
+use super::{
+    CallGrammar, ToolFormat, ToolSpec, custom::json_arguments, json_call_parser::JsonCallParser,
+};
 use crate::output::OutputParser;
 
 /// A format's texts.
@@ -323,7 +325,7 @@ impl JsonCalls {
     }
 
     /// A call of any of `tools`.
-    fn call(&self, tools: &[ToolSpec]) -> Grammar {
+    fn call(&self, tools: &[ToolSpec]) -> Result<Grammar, GrammarError> {
         let Written { before, middle, after, .. } = self.written;
         let one = |tool: &ToolSpec| {
             let name = if self.quoted() {
@@ -331,13 +333,13 @@ impl JsonCalls {
             } else {
                 tool.name.clone()
             };
-            Grammar::Sequence(vec![
+            Ok(Grammar::Sequence(vec![
                 Grammar::Literal(format!("{before}{name}{middle}")),
-                Grammar::Json { schema: tool.parameters.clone(), style: JsonStyle::spaced() },
+                json_arguments(tool)?,
                 Grammar::Literal(after.to_owned()),
-            ])
+            ]))
         };
-        Grammar::AnyOf(tools.iter().map(one).collect())
+        tools.iter().map(one).collect::<Result<_, _>>().map(Grammar::AnyOf)
     }
 }
 
@@ -361,7 +363,7 @@ impl ToolFormat for JsonCalls {
     fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError> {
         let Written { open, separator, close, trigger, .. } = self.written;
         let calls = Grammar::Repeat {
-            item: Box::new(self.call(tools)),
+            item: Box::new(self.call(tools)?),
             separator: separator.to_owned(),
             min: 1,
             max: (!parallel).then_some(1),

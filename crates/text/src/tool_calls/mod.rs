@@ -5,6 +5,7 @@
 //! that an ill-formed one cannot be generated.
 
 mod argument_styles;
+pub mod custom;
 mod elements;
 mod elements_reader;
 mod gemma;
@@ -38,6 +39,8 @@ pub struct ToolSpec {
     pub name: String,
     /// The JSON schema of its arguments; an object.
     pub parameters: Value,
+    /// A grammar in Lark of its only argument, the string of a [`custom`] tool.
+    pub lark: Option<String>,
 }
 
 /// How a family of models writes tool calls.

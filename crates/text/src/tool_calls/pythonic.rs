@@ -7,6 +7,7 @@ use wharf_grammar::{Grammar, GrammarError, Trigger};
 
 use super::{
     CallGrammar, ToolFormat, ToolSpec,
+    custom::without_lark,
     pythonic_parser::PythonicParser,
     schema_types::is_annotation,
     tagged::{Argument, arguments, json, repeated},
@@ -62,6 +63,7 @@ impl ToolFormat for Surround {
     }
 
     fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError> {
+        without_lark(tools)?;
         let rests: Vec<Grammar> = tools.iter().map(after_name).collect::<Result<_, _>>()?;
         let named = tools.iter().zip(&rests).map(|(tool, rest)| {
             Grammar::Sequence(vec![Grammar::Literal(format!("{}(", tool.name)), rest.clone()])

@@ -19,6 +19,7 @@ use wharf_grammar::{Grammar, GrammarError, JsonStyle, Trigger};
 
 use super::{
     CallGrammar, ToolFormat, ToolSpec,
+    custom::without_lark,
     elements::Elements,
     raw_text::{RawText, regex_escaped},
     schema_types::{Form, form, is_annotation, is_bare},
@@ -307,6 +308,7 @@ impl ToolFormat for Tags {
     }
 
     fn grammar(&self, tools: &[ToolSpec], parallel: bool) -> Result<CallGrammar, GrammarError> {
+        without_lark(tools)?;
         let (named, calls) = self.calls(tools)?;
         // What marks the beginning of all that belongs together, and what follows that.
         let (marker, rest) = match self.section {
