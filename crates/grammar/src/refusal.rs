@@ -26,19 +26,26 @@ pub(crate) fn of(message: &str, grammar: &Grammar) -> GrammarError {
     if complex.iter().any(|word| message.to_lowercase().contains(word)) {
         return GrammarError::TooComplex(reason);
     }
-    // A regular expression is shown as it is written.
-    let shown = |value: &Value| value.as_str().is_some_and(|text| message.contains(text));
-    let path = match message.contains("regex") {
-        true => path_in(grammar, "pattern", &shown),
-        false => String::new(),
+    GrammarError::Invalid { path: path_of_invalid(message, grammar), reason }
+}
+
+/// Where the text stands that `message` shows: a regular expression, or a reference's fragment.
+fn path_of_invalid(message: &str, grammar: &Grammar) -> String {
+    let shown = |value: &Value| {
+        let text = value.as_str().map(|text| text.trim_start_matches('#'));
+        text.is_some_and(|text| message.contains(text))
     };
-    GrammarError::Invalid { path, reason }
+    let keyword = [("regex", "pattern"), ("ointer", "$ref")];
+    match keyword.iter().find(|(word, _)| message.contains(word)) {
+        Some((_, keyword)) => path_in(grammar, keyword, &shown),
+        None => String::new(),
+    }
 }
 
 /// What llguidance says of schemas that it understands and cannot enforce, and the keyword that it
 /// means.
 const BLAMED: &[(&str, &str)] = &[
-    ("Unknown format:", "format"),
+    ("Unknown format: ", "format"),
     ("oneOf constraints", "oneOf"),
     ("patternProperty", "patternProperties"),
     ("Resource '", "$ref"),

@@ -9,6 +9,7 @@ use crate::parts::{Calls, Parts};
 use crate::state::AppState;
 use crate::tools::{Mode, Tools};
 use std::sync::Arc;
+use std::time::Instant;
 use wharf_engine::grammar::{Constraint, Grammar, GrammarError};
 use wharf_text::output::{OutputParser, PlainText};
 use wharf_text::reasoning::{Opening, ReasoningFormat};
@@ -72,7 +73,7 @@ pub(crate) fn chat(state: &AppState, wishes: Wishes, prompt: &str) -> Result<Sha
         Ok(body) => body,
         Err(error) => {
             // What is wrong with a custom tool's grammar is said of what the client wrote.
-            check_inputs(state, &wishes)?;
+            check_inputs(state, &wishes, state.compiler.get()?.deadline())?;
             return Err(error);
         }
     };
@@ -107,10 +108,10 @@ pub(crate) fn completion(form: Option<Form>) -> Shape {
 
 /// Compiles the grammars of custom tools by themselves, before a format writes them in its own way:
 /// what is wrong with one is said of what the client wrote.
-fn check_inputs(state: &AppState, wishes: &Wishes) -> Result<(), ApiError> {
+fn check_inputs(state: &AppState, wishes: &Wishes, deadline: Instant) -> Result<(), ApiError> {
     for tool in wishes.tools.iter().flat_map(|tools| &tools.callable) {
         if let Some(alone) = tool.input.as_ref().and_then(CustomInput::grammar) {
-            let compiled = state.compiler.get()?.compile(&alone);
+            let compiled = state.compiler.get()?.compile_by(&alone, deadline);
             compiled.map_err(|error| tool.refusal(error))?;
         }
     }
@@ -181,7 +182,7 @@ impl HeldTo {
             let checked = compiler.compile_by(&form.grammar, deadline);
             checked.map_err(|error| refusal(&form.field, error))?;
         }
-        check_inputs(state, wishes)?;
+        check_inputs(state, wishes, deadline)?;
         for tool in wishes.tools.iter().flat_map(|tools| &tools.callable) {
             let checked = compiler.check_schema(&tool.spec.parameters, deadline);
             checked.map_err(|error| tool.refusal(error))?;

@@ -132,7 +132,7 @@ async fn what_cannot_be_enforced_is_a_400_with_its_place_and_the_server_goes_on(
             "response_format.json_schema.schema.properties.tags.uniqueItems",
         ),
         (outputs(json!({"json": tags})), "structured_outputs.json.properties.tags.uniqueItems"),
-        (json!({"guided_json": {"type": "strin"}}), "guided_json"),
+        (json!({"guided_json": {"type": "strin"}}), "guided_json.type"),
         (json!({"guided_json": 5}), "guided_json"),
         (json!({"guided_json": "{"}), "guided_json"),
         (json!({"guided_json": "3"}), "guided_json"),

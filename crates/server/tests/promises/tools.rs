@@ -288,7 +288,7 @@ async fn tools_that_make_no_sense_are_a_400_with_their_path() {
             function(
                 json!({"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "strin"}}}}),
             ),
-            "tools[0].function.parameters",
+            "tools[0].function.parameters.properties.a.type",
         ),
         (
             function(json!({"name": "f", "parameters": unique})),
