@@ -13,7 +13,7 @@ use wharf_engine::{
     Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver,
     SamplingParams,
     grammar::{Compiler, Constraint, Grammar, Limits, Vocabulary},
-    model::{BLOCK_TOKENS, Isa, KvFormat, LoadOptions, Model},
+    model::{Activations, BLOCK_TOKENS, Isa, KvFormat, LoadOptions, Model},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -47,13 +47,18 @@ fn collect(mut receiver: Receiver) -> Outcome<Answer> {
     }
 }
 
-fn load(path: &Path, threads: usize) -> Outcome<Model> {
+fn load(path: &Path, threads: usize, activations: Activations) -> Outcome<Model> {
     let threads = NonZeroUsize::new(threads).ok_or("no threads")?;
-    Ok(Model::load(path, &LoadOptions { isa: Isa::detect(), threads })?)
+    Ok(Model::load(path, &LoadOptions { isa: Isa::detect(), threads, activations })?)
 }
 
-fn start(path: &Path, threads: usize, config: &EngineConfig) -> Outcome<Engine> {
-    let mut model = load(path, threads)?;
+fn start(
+    path: &Path,
+    threads: usize,
+    activations: Activations,
+    config: &EngineConfig,
+) -> Outcome<Engine> {
+    let mut model = load(path, threads, activations)?;
     model.allocate_kv(config.num_blocks, KvFormat::F32);
     Ok(Engine::start(Box::new(model), config.clone())?)
 }
@@ -128,8 +133,9 @@ fn letters(vocab_size: usize) -> Outcome<Constraint> {
 }
 
 /// All the ways against each request alone on a fresh engine, in one piece.
-fn check(path: &Path) -> Outcome<()> {
-    let model = load(path, 1)?;
+fn check(path: &Path, activations: Activations) -> Outcome<()> {
+    let start = |threads, config: &EngineConfig| start(path, threads, activations, config);
+    let model = load(path, 1, activations)?;
     let info = model.info();
     let longest = info.max_model_len.min(LONGEST);
     let requests = requests(info.vocab_size, longest, &letters(info.vocab_size)?);
@@ -144,7 +150,7 @@ fn check(path: &Path) -> Outcome<()> {
     };
     let mut alone = Vec::new();
     for request in &requests {
-        alone.extend(run(&start(path, 1, &roomy)?, std::slice::from_ref(request))?);
+        alone.extend(run(&start(1, &roomy)?, std::slice::from_ref(request))?);
     }
     let same = |way: &str, engine: &Engine| -> Outcome<EngineStats> {
         for (index, (answer, alone)) in run(engine, &requests)?.iter().zip(&alone).enumerate() {
@@ -153,19 +159,19 @@ fn check(path: &Path) -> Outcome<()> {
         Ok(engine.stats())
     };
 
-    let engine = start(path, 2, &roomy)?;
+    let engine = start(2, &roomy)?;
     let cold = same("batched", &engine)?;
     let warm = same("warm", &engine)?;
     assert!(warm.prefix_cache_hits - cold.prefix_cache_hits >= (longest / 3) as u64);
 
     let chunks = EngineConfig { max_batched_tokens: 9, max_running: 7, ..roomy.clone() };
-    same("in small chunks", &start(path, 2, &chunks)?)?;
+    same("in small chunks", &start(2, &chunks)?)?;
     let unshared = EngineConfig { prefix_caching: false, ..chunks.clone() };
-    same("in small chunks without prefix caching", &start(path, 2, &unshared)?)?;
+    same("in small chunks without prefix caching", &start(2, &unshared)?)?;
 
     let num_blocks = longest.div_ceil(BLOCK_TOKENS) + 3;
     let cramped = EngineConfig { num_blocks, ..chunks };
-    let stats = same("preempted", &start(path, 2, &cramped)?)?;
+    let stats = same("preempted", &start(2, &cramped)?)?;
     assert!(stats.preemptions > 0, "{}: nothing was preempted", path.display());
     assert_eq!(stats.blocks_used, 0);
     Ok(())
@@ -179,10 +185,12 @@ fn repository() -> PathBuf {
 fn a_request_gives_the_same_bits_alone_batched_warm_and_after_preemption() -> Outcome<()> {
     let golden = repository().join("crates/model/tests/golden");
     for name in ["llama-gqa", "llama-rope-dynamic", "mistral-window", "qwen2", "qwen3"] {
-        check(&golden.join(name))?;
+        check(&golden.join(name), Activations::F32)?;
     }
     for name in ["gguf-llama-q4_1", "gguf-llama-q8_0", "gguf-llama-k"] {
-        check(&golden.join(name).join("model.gguf"))?;
+        let path = golden.join(name).join("model.gguf");
+        check(&path, Activations::F32)?;
+        check(&path, Activations::Int8)?;
     }
     Ok(())
 }
@@ -193,7 +201,8 @@ fn trained_models_give_the_same_bits_in_any_company() -> Outcome<()> {
     for path in ["stories3m", "stories3m/stories3m-q4_0.gguf", "stories260k"] {
         let path = models.join(path);
         if path.exists() {
-            check(&path)?;
+            check(&path, Activations::F32)?;
+            check(&path, Activations::Int8)?;
         } else {
             println!("skipped: there is no {}", path.display());
         }

@@ -14,7 +14,7 @@ use wharf_kernels::{
         AttentionScratch, AttentionShape, KvCache, KvFormat, KvShape, SequenceRows, attention,
     },
     isa::{Isa, Level},
-    matmul::{PackedMatrix, matmul},
+    matmul::{Activations, PackedMatrix, matmul},
     quant::Format,
     team::Team,
 };
@@ -55,8 +55,18 @@ fn empty_regions(team: &Team) {
 
 fn matrices(isa: Isa, team: &Team) {
     println!("{:16} {:>5} {:>5} {:>10} {:>8} {:>8}", "matrix", "", "m", "time", "GB/s", "GFLOP/s");
+    let formats = [
+        (Format::Q4_1, Activations::F32),
+        (Format::Q4_1, Activations::Int8),
+        (Format::Q4K, Activations::F32),
+        (Format::Q4K, Activations::Int8),
+        (Format::Q8_0, Activations::F32),
+        (Format::Q8_0, Activations::Int8),
+        (Format::Bf16, Activations::F32),
+        (Format::F32, Activations::F32),
+    ];
     for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (49152, 576), (256, 4096)] {
-        for format in [Format::Q4_1, Format::Q4K, Format::Q8_0, Format::Bf16, Format::F32] {
+        for (format, activations) in formats {
             let Some(row_bytes) = format.row_bytes(cols) else { continue };
             let src = vec![0x11u8; rows * row_bytes];
             let start = Instant::now();
@@ -64,6 +74,7 @@ fn matrices(isa: Isa, team: &Team) {
                 continue;
             };
             let packing = start.elapsed();
+            let w = w.with_activations(activations);
             for m in [1, 2, 4, 8, 16, 128, 512] {
                 if rows * m > 8 << 20 {
                     continue;
@@ -74,7 +85,11 @@ fn matrices(isa: Isa, team: &Team) {
                 let bytes = w.bytes() as f64 / time.as_secs_f64() * 1e-9;
                 let flops = (2 * rows * cols * m) as f64 / time.as_secs_f64() * 1e-9;
                 let name = format!("{rows}x{cols}");
-                println!("{name:16} {format:5?} {m:5} {time:>10.1?} {bytes:8.1} {flops:8.1}");
+                let what = match activations {
+                    Activations::F32 => format!("{format:?}"),
+                    Activations::Int8 => format!("{format:?}·8"),
+                };
+                println!("{name:16} {what:6} {m:5} {time:>10.1?} {bytes:8.1} {flops:8.1}");
             }
             println!("{:16} packing {packing:.1?}", "");
         }

@@ -32,4 +32,5 @@ pub use tensor::TensorInfo;
 pub use wharf_kernels::{
     attention::{BLOCK_TOKENS, KvFormat},
     isa::{Isa, Level},
+    matmul::Activations,
 };

@@ -6,6 +6,7 @@ use std::{num::NonZeroUsize, path::Path, time::Instant};
 use wharf_kernels::{
     attention::{KvCache, KvFormat, KvShape},
     isa::Isa,
+    matmul::Activations,
     team::Team,
 };
 
@@ -30,6 +31,8 @@ pub struct LoadOptions {
     pub isa: Isa,
     /// Threads of the forward pass.
     pub threads: NonZeroUsize,
+    /// In what numbers activations meet quantised weights.
+    pub activations: Activations,
 }
 
 /// A loaded model: weights, its paged KV cache, its threads and its scratch memory.
@@ -63,7 +66,7 @@ impl Model {
         let begun = Instant::now();
         let mut files = if path.is_dir() { open_directory(path)? } else { open_gguf(path)? };
         let team = Team::new(options.threads);
-        let decoder = plan::build(&mut files.config, files.weights, &team)?;
+        let decoder = plan::build(&mut files.config, files.weights, &team, options.activations)?;
         let config = files.config;
         if config.rope.scaling == Scaling::DynamicNtk {
             tracing::warn!(

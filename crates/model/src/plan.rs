@@ -1,7 +1,10 @@
 //! From a model's tensors to its network, in two steps: first every tensor is found and its shape
 //! checked, then they are packed. A file with parts missing is refused before anything is allocated.
 
-use wharf_kernels::{matmul::PackedMatrix, team::Team};
+use wharf_kernels::{
+    matmul::{Activations, PackedMatrix},
+    team::Team,
+};
 
 use crate::{
     config::{Bias, Config},
@@ -51,6 +54,7 @@ pub(crate) fn build(
     config: &mut Config,
     weights: Weights,
     team: &Team,
+    activations: Activations,
 ) -> Result<Decoder, ModelError> {
     for file in weights.files() {
         file.will_read_all();
@@ -61,7 +65,7 @@ pub(crate) fn build(
         let fault_field = fault.field.clone();
         inventory.fault(&fault_field, fault.reason)
     })?;
-    let packer = Packer { inventory: &inventory, weights: &weights, team };
+    let packer = Packer { inventory: &inventory, weights: &weights, team, activations };
     let layers = plan.layers.iter().zip(&config.windows);
     let layers = layers.map(|(layer, window)| packer.layer(layer, *window));
     let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
@@ -204,6 +208,7 @@ struct Packer<'a, 'w> {
     inventory: &'a Inventory<'w>,
     weights: &'a Weights,
     team: &'a Team,
+    activations: Activations,
 }
 
 impl Packer<'_, '_> {
@@ -251,6 +256,7 @@ impl Packer<'_, '_> {
             Some(dim) => source_row(row, dim),
         };
         PackedMatrix::pack(self.team, lent.info.format, rows, cols, lent.bytes, &row_of)
+            .map(|matrix| matrix.with_activations(self.activations))
             .map_err(|error| self.inventory.fault(&lent.info.name, error.to_string()))
     }
 

@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wharf_model::{
-    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, TokenizerSource,
+    Activations, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError,
+    TokenizerSource,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -22,7 +23,7 @@ fn golden(name: &str) -> PathBuf {
 
 fn load(path: &Path) -> Result<Model, ModelError> {
     let threads = NonZeroUsize::new(2).unwrap();
-    Model::load(path, &LoadOptions { isa: Isa::detect(), threads })
+    Model::load(path, &LoadOptions { isa: Isa::detect(), threads, activations: Activations::F32 })
 }
 
 /// A copy of a golden checkpoint, to be changed.

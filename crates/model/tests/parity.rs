@@ -16,7 +16,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, Level, LoadOptions, Model};
+use wharf_model::{
+    Activations, BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, Level, LoadOptions, Model,
+};
 
 /// Largest |logit difference| to transformers.
 const TOLERANCE: f32 = 1e-3;
@@ -152,7 +154,10 @@ fn every_golden_checkpoint_agrees_with_transformers() {
 fn check(folder: &Path, isa: Isa, failures: &mut Vec<String>) -> Outcome<(String, f32)> {
     let golden: Golden = serde_json::from_slice(&fs::read(folder.join("golden.json"))?)?;
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
-    let mut model = Model::load(&folder.join(&golden.model), &LoadOptions { isa, threads })?;
+    let mut model = Model::load(
+        &folder.join(&golden.model),
+        &LoadOptions { isa, threads, activations: Activations::F32 },
+    )?;
     let label = format!("{} at {:?}", golden.name, isa.level());
     if model.info().architecture != golden.architecture
         || model.info().vocab_size != golden.vocab_size

@@ -10,7 +10,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model};
+use wharf_model::{
+    Activations, BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model,
+};
 
 /// `[texts][positions][vocab_size]`
 type Logits = Vec<Vec<Vec<f32>>>;
@@ -71,11 +73,19 @@ fn logits_have_the_same_bits_in_every_way_of_running() {
     for name in models {
         let golden = name.split('/').next().unwrap();
         let texts = texts(&folder.join(golden).join("golden_greedy.json"));
-        for format in [KvFormat::F32, KvFormat::F16] {
-            let whole = run(&mut load(&folder.join(name), WHOLE), &texts, format, WHOLE);
+        for (format, activations) in [
+            (KvFormat::F32, Activations::F32),
+            (KvFormat::F16, Activations::F32),
+            (KvFormat::F16, Activations::Int8),
+        ] {
+            let load = |way| load(&folder.join(name), way, activations);
+            let whole = run(&mut load(WHOLE), &texts, format, WHOLE);
             for way in WAYS {
-                let other = run(&mut load(&folder.join(name), way), &texts, format, way);
-                assert!(bits(&whole) == bits(&other), "{name}, {format:?}: {way:?}");
+                let other = run(&mut load(way), &texts, format, way);
+                assert!(
+                    bits(&whole) == bits(&other),
+                    "{name}, {format:?}, {activations:?}: {way:?}"
+                );
             }
         }
     }
@@ -85,7 +95,7 @@ fn logits_have_the_same_bits_in_every_way_of_running() {
 fn half_precision_keys_and_values_change_little() {
     let Some(folder) = fixtures() else { return };
     let texts = texts(&folder.join("stories3m/golden_greedy.json"));
-    let mut model = load(&folder.join("stories3m"), WHOLE);
+    let mut model = load(&folder.join("stories3m"), WHOLE, Activations::F32);
     let exact = run(&mut model, &texts, KvFormat::F32, WHOLE);
     let half = run(&mut model, &texts, KvFormat::F16, WHOLE);
     let pairs = exact.iter().flatten().flatten().zip(half.iter().flatten().flatten());
@@ -94,9 +104,9 @@ fn half_precision_keys_and_values_change_little() {
     assert!(difference > 0.0 && difference < 0.05, "{difference}");
 }
 
-fn load(path: &Path, way: Way) -> Model {
+fn load(path: &Path, way: Way, activations: Activations) -> Model {
     let threads = NonZeroUsize::new(way.threads).unwrap();
-    Model::load(path, &LoadOptions { isa: Isa::detect(), threads }).unwrap()
+    Model::load(path, &LoadOptions { isa: Isa::detect(), threads, activations }).unwrap()
 }
 
 fn texts(golden: &Path) -> Vec<Vec<u32>> {

@@ -12,7 +12,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model};
+use wharf_model::{
+    Activations, BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model,
+};
 
 /// Largest difference of a log-probability to transformers.
 const TOLERANCE: f32 = 1e-3;
@@ -91,10 +93,50 @@ fn fixture(name: &str) -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
+/// The quantised files with activations rounded to bytes: what a text costs, in nats a token, beside
+/// the exact ones.
+#[test]
+fn activations_in_8_bits_cost_less_than_half_a_percent_of_perplexity() {
+    for file in ["stories3m-q8_0.gguf", "stories3m-q4_0.gguf"] {
+        let Some(folder) = fixture("stories3m") else {
+            println!("skipped: no shared/fixtures/models/stories3m beside the checkout");
+            return;
+        };
+        let texts = folder.join("golden_greedy.json");
+        let loss = |activations| match loss(&folder.join(file), &texts, activations) {
+            Ok(loss) => loss,
+            Err(error) => panic!("{file}: {error}"),
+        };
+        let (exact, rounded) = (loss(Activations::F32), loss(Activations::Int8));
+        let ratio = (rounded - exact).exp();
+        println!("{file}: perplexity {:.4}, times {ratio:.5}", exact.exp());
+        assert!(ratio < 1.005 && ratio != 1.0, "{file}: {ratio}");
+    }
+}
+
+/// Mean of -log p over the texts' tokens.
+fn loss(model: &Path, texts: &Path, activations: Activations) -> Outcome<f64> {
+    let golden: Golden = serde_json::from_slice(&fs::read(texts)?)?;
+    let threads = NonZeroUsize::new(2).ok_or("no threads")?;
+    let mut model = Model::load(model, &LoadOptions { isa: Isa::detect(), threads, activations })?;
+    let (mut sum, mut count) = (0.0, 0);
+    for case in &golden.cases {
+        let tokens = [&case.prompt_ids[..], &case.greedy_ids[..]].concat();
+        for (row, &next) in all_logprobs(&mut model, case)?.iter().zip(&tokens[1..]) {
+            sum -= f64::from(row[next as usize]);
+            count += 1;
+        }
+    }
+    Ok(sum / f64::from(count))
+}
+
 fn largest_difference(model: &Path, golden: &Path) -> Outcome<f32> {
     let golden: Golden = serde_json::from_slice(&fs::read(golden)?)?;
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
-    let mut model = Model::load(model, &LoadOptions { isa: Isa::detect(), threads })?;
+    let mut model = Model::load(
+        model,
+        &LoadOptions { isa: Isa::detect(), threads, activations: Activations::F32 },
+    )?;
     let mut largest: f32 = 0.0;
     for (index, case) in golden.cases.iter().enumerate() {
         let logprobs = all_logprobs(&mut model, case)?;

@@ -150,8 +150,8 @@ pub(crate) struct EngineOptions {
     /// Most answers generated at once; more wait.
     #[arg(long, value_name = "N", default_value = "32")]
     pub(crate) max_num_seqs: NonZeroUsize,
-    /// Most tokens per step. Smaller: smoother streams beside long prompts; larger: long prompts
-    /// are read faster.
+    /// Most tokens per step. While answers run, a step takes fewer of the prompts beside them, so
+    /// that the answers' gaps at most about double: how many is measured.
     #[arg(long, value_name = "TOKENS", default_value = "256")]
     pub(crate) max_num_batched_tokens: NonZeroUsize,
     /// Most requests that wait; one more is answered 429 at once.
@@ -160,6 +160,11 @@ pub(crate) struct EngineOptions {
     /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
+    /// In what numbers activations meet quantised weights (those of plain formats are multiplied as
+    /// they are). int8 rounds them to 8 bits and is several times faster, f32 is the exact one; auto
+    /// is int8.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub(crate) activations: ActivationsName,
     /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
     /// at most a quarter of the free memory].
     #[arg(long, value_name = "BYTES")]
@@ -203,6 +208,17 @@ pub(crate) enum IsaName {
     Avx2,
     /// AVX-512.
     Avx512,
+}
+
+/// In what numbers activations meet quantised weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActivationsName {
+    /// int8.
+    Auto,
+    /// As they are.
+    F32,
+    /// Rounded to 8 bits, with a scale for each 32.
+    Int8,
 }
 
 /// How keys and values are kept.

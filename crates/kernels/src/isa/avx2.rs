@@ -31,6 +31,70 @@ macro_rules! proven {
 /// Lanes 0 to 7 and 8 to 15.
 type V = (__m256, __m256);
 
+impl Avx2 {
+    /// Lanes `FIRST..FIRST + 8` of [`Simd::dot_nibbles`]. A sum of 16 products in 16 bits, two k of
+    /// each of eight words, is at most 16 · 15 · 127 = 30,480: it does not saturate.
+    #[inline(always)]
+    fn half_dot_nibbles<const M: usize, const FIRST: usize>(
+        self,
+        codes: &[[u32; LANES]; 4],
+        x: &[[u32; 8]; M],
+    ) -> [__m256; M] {
+        proven!({
+            let mask = _mm256_set1_epi8(15);
+            let mut bytes = [_mm256_setzero_si256(); 8];
+            for i in 0..4 {
+                let words = _mm256_loadu_si256(codes[i].as_ptr().add(FIRST).cast());
+                bytes[2 * i] = _mm256_and_si256(words, mask);
+                bytes[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(words), mask);
+            }
+            let mut out = [_mm256_setzero_ps(); M];
+            for m in 0..M {
+                let mut sum = _mm256_setzero_si256();
+                for i in 0..8 {
+                    let x = _mm256_set1_epi32(x[m][i].cast_signed());
+                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(bytes[i], x));
+                }
+                out[m] = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+            }
+            out
+        })
+    }
+
+    /// Lanes `FIRST..FIRST + 8` of [`Simd::dot_bytes`]. The unsigned factor of `maddubs` is the
+    /// code's magnitude (128 at most), the signed one x with the code's sign: a pair is at most
+    /// 2 · 128 · 127 = 32,512 and does not saturate.
+    #[inline(always)]
+    fn half_dot_bytes<const M: usize, const W: usize, const FIRST: usize>(
+        self,
+        codes: &[[u32; LANES]; W],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [__m256; M] {
+        proven!({
+            let ones = _mm256_set1_epi16(1);
+            let mut sums = [_mm256_setzero_si256(); M];
+            for i in 0..W {
+                let code = _mm256_loadu_si256(codes[i].as_ptr().add(FIRST).cast());
+                let magnitude = _mm256_abs_epi8(code);
+                for m in 0..M {
+                    let x = _mm256_sign_epi8(
+                        _mm256_set1_epi32(x[m][(first + i) % 8].cast_signed()),
+                        code,
+                    );
+                    let pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
+                    sums[m] = _mm256_add_epi32(sums[m], pairs);
+                }
+            }
+            let mut out = [_mm256_setzero_ps(); M];
+            for m in 0..M {
+                out[m] = _mm256_cvtepi32_ps(sums[m]);
+            }
+            out
+        })
+    }
+}
+
 impl Simd for Avx2 {
     type V = V;
     type W = (__m256i, __m256i);
@@ -105,6 +169,44 @@ impl Simd for Avx2 {
             *words = (_mm256_srli_epi32::<4>(words.0), _mm256_srli_epi32::<4>(words.1));
             nibbles
         })
+    }
+    #[inline(always)]
+    fn next_byte(self, words: &mut (__m256i, __m256i)) -> V {
+        proven!({
+            let bytes = (
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words.0))),
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(words.1))),
+            );
+            *words = (_mm256_srli_epi32::<8>(words.0), _mm256_srli_epi32::<8>(words.1));
+            bytes
+        })
+    }
+
+    #[inline(always)]
+    fn dot_nibbles<const M: usize>(self, codes: &[[u32; LANES]; 4], x: &[[u32; 8]; M]) -> [V; M] {
+        let mut out = [self.splat(0.0); M];
+        // Half of the lanes after the other: the eight vectors of bytes fill half of the registers.
+        let low = self.half_dot_nibbles::<M, 0>(codes, x);
+        let high = self.half_dot_nibbles::<M, 8>(codes, x);
+        for m in 0..M {
+            out[m] = (low[m], high[m]);
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot_bytes<const M: usize, const W: usize>(
+        self,
+        codes: &[[u32; LANES]; W],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [V; M] {
+        let mut out = [self.splat(0.0); M];
+        let low = self.half_dot_bytes::<M, W, 0>(codes, x, first);
+        let high = self.half_dot_bytes::<M, W, 8>(codes, x, first);
+        for m in 0..M {
+            out[m] = (low[m], high[m]);
+        }
+        out
     }
 
     #[inline(always)]

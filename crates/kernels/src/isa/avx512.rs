@@ -82,6 +82,70 @@ impl Simd for Avx512 {
             nibbles
         })
     }
+    #[inline(always)]
+    fn next_byte(self, words: &mut __m512i) -> __m512 {
+        proven!({
+            let bytes = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(*words));
+            *words = _mm512_srli_epi32::<8>(*words);
+            _mm512_cvtepi32_ps(bytes)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_nibbles<const M: usize>(
+        self,
+        codes: &[[u32; LANES]; 4],
+        x: &[[u32; 8]; M],
+    ) -> [__m512; M] {
+        proven!({
+            let mask = _mm512_set1_epi8(15);
+            let mut bytes = [_mm512_setzero_si512(); 8];
+            for i in 0..4 {
+                let words = self.load_words(&codes[i]);
+                bytes[2 * i] = _mm512_and_si512(words, mask);
+                bytes[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16::<4>(words), mask);
+            }
+            let mut out = [_mm512_setzero_ps(); M];
+            for m in 0..M {
+                // 16 bits are enough: see `half_dot_nibbles` of AVX2.
+                let mut sum = _mm512_setzero_si512();
+                for i in 0..8 {
+                    let x = _mm512_set1_epi32(x[m][i].cast_signed());
+                    sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(bytes[i], x));
+                }
+                out[m] = _mm512_cvtepi32_ps(_mm512_madd_epi16(sum, _mm512_set1_epi16(1)));
+            }
+            out
+        })
+    }
+    #[inline(always)]
+    fn dot_bytes<const M: usize, const W: usize>(
+        self,
+        codes: &[[u32; LANES]; W],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [__m512; M] {
+        proven!({
+            let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi16(1));
+            let mut sums = [zero; M];
+            for i in 0..W {
+                let code = self.load_words(&codes[i]);
+                // As on AVX2; there is no `sign` here, so x is turned where the code is negative.
+                let (magnitude, negative) = (_mm512_abs_epi8(code), _mm512_movepi8_mask(code));
+                for m in 0..M {
+                    let x = _mm512_set1_epi32(x[m][(first + i) % 8].cast_signed());
+                    let x = _mm512_mask_sub_epi8(x, negative, zero, x);
+                    let pairs = _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude, x), ones);
+                    sums[m] = _mm512_add_epi32(sums[m], pairs);
+                }
+            }
+            let mut out = [_mm512_setzero_ps(); M];
+            for m in 0..M {
+                out[m] = _mm512_cvtepi32_ps(sums[m]);
+            }
+            out
+        })
+    }
 
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

@@ -19,6 +19,18 @@ fn map(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
     out
 }
 
+/// Σ of the products of signed bytes. At most 32 of them: the sum is exact in f32, too.
+#[inline(always)]
+fn dot(x: &[u32], codes: impl Fn(usize) -> u32) -> f32 {
+    let mut sum = 0;
+    for (word, x) in x.iter().enumerate() {
+        for (x, code) in x.to_le_bytes().into_iter().zip(codes(word).to_le_bytes()) {
+            sum += i32::from(x.cast_signed()) * i32::from(code.cast_signed());
+        }
+    }
+    sum as f32
+}
+
 impl Simd for Portable {
     type V = V;
     type W = [u32; LANES];
@@ -61,6 +73,32 @@ impl Simd for Portable {
         let nibbles = words.map(|w| (w & 15) as f32);
         words.iter_mut().for_each(|w| *w >>= 4);
         nibbles
+    }
+    #[inline(always)]
+    fn next_byte(self, words: &mut [u32; LANES]) -> V {
+        let bytes = words.map(|w| f32::from(w as i8));
+        words.iter_mut().for_each(|w| *w >>= 8);
+        bytes
+    }
+
+    #[inline(always)]
+    fn dot_nibbles<const M: usize>(self, codes: &[[u32; LANES]; 4], x: &[[u32; 8]; M]) -> [V; M] {
+        const NIBBLES: u32 = 0x0f0f_0f0f;
+        let split = |word: usize, lane: usize| match word % 2 {
+            0 => codes[word / 2][lane] & NIBBLES,
+            _ => codes[word / 2][lane] >> 4 & NIBBLES,
+        };
+        x.each_ref().map(|x| std::array::from_fn(|lane| dot(x, |word| split(word, lane))))
+    }
+    #[inline(always)]
+    fn dot_bytes<const M: usize, const W: usize>(
+        self,
+        codes: &[[u32; LANES]; W],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [V; M] {
+        let dot = |x: &[u32; 8], lane| dot(&x[first..first + W], |word| codes[word][lane]);
+        x.each_ref().map(|x| std::array::from_fn(|lane| dot(x, lane)))
     }
 
     #[inline(always)]

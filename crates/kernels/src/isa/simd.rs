@@ -37,6 +37,25 @@ pub(crate) trait Simd: Copy {
     fn load_words(self, from: &[u32; LANES]) -> Self::W;
     /// The lowest four bits of each word as a number 0 to 15; the words move on by four bits.
     fn next_nibble(self, words: &mut Self::W) -> Self::V;
+    /// The lowest byte of each word as a signed number; the words move on by eight bits.
+    fn next_byte(self, words: &mut Self::W) -> Self::V;
+
+    /// Σ code · x over 32 k, of 16 features and `M` rows; exact. `codes`: a word holds eight k of a
+    /// feature, four unsigned bits each, lowest first. `x`: for each eight k, the signed bytes of
+    /// the even ones, then of the odd ones; none is -128.
+    fn dot_nibbles<const M: usize>(
+        self,
+        codes: &[[u32; LANES]; 4],
+        x: &[[u32; 8]; M],
+    ) -> [Self::V; M];
+    /// Σ code · x over 4 `W` k, of 16 features and `M` rows; exact. `codes` and `x`: signed bytes,
+    /// in the same order; in `x`, of which the `W` words from `first` are meant, none is -128.
+    fn dot_bytes<const M: usize, const W: usize>(
+        self,
+        codes: &[[u32; LANES]; W],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [Self::V; M];
 
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;

@@ -1,6 +1,8 @@
 //! Repacking a matrix from its file's layout into panels, in parallel over panels.
 
-use super::panel::{CodePanels, Factors, Minima, PlainPanels, Weights};
+use std::marker::PhantomData;
+
+use super::panel::{CODE_STEP, Code, CodePanels, Factors, Minima, PlainPanels, Weights};
 use crate::{
     buffer::{Buffer, Plain},
     isa::LANES,
@@ -34,16 +36,18 @@ impl Source<'_> {
                 cols: self.cols,
             }),
             Format::Q4_0 | Format::Q4_1 | Format::Q4K => {
-                Weights::Int4(self.coded(team, 8, |codes, out, lane| {
+                Weights::Int4(self.coded(team, |codes, out, lane| {
                     for (out, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
                         out[lane] = eight_nibbles(*codes);
                     }
                 }))
             }
             Format::Q5_0 | Format::Q5_1 | Format::Q8_0 | Format::Q5K | Format::Q6K => {
-                Weights::Int8(self.coded(team, 1, |codes, out, lane| {
-                    for (out, &code) in out.iter_mut().zip(codes) {
-                        out[lane] = code;
+                Weights::Int8(self.coded(team, |codes, out, lane| {
+                    let pairs = out.as_chunks_mut::<2>().0;
+                    for (out, codes) in pairs.iter_mut().zip(codes.as_chunks::<8>().0) {
+                        let [even, odd] = even_and_odd(codes.map(i8::cast_unsigned));
+                        (out[0][lane], out[1][lane]) = (even, odd);
                     }
                 }))
             }
@@ -82,12 +86,11 @@ impl Source<'_> {
         data
     }
 
-    /// Codes, `per` k to a `C::Stored`, which `put` writes to a lane.
-    fn coded<C: super::panel::Code>(
+    /// Codes, which `put` writes to a lane of words.
+    fn coded<C: Code>(
         &self,
         team: &Team,
-        per: usize,
-        put: impl Fn(&[i8], &mut [[C::Stored; LANES]], usize) + Sync,
+        put: impl Fn(&[i8], &mut [[u32; LANES]], usize) + Sync,
     ) -> CodePanels<C> {
         let mut packed = CodePanels::<C>::zeroed(self.format, self.panels(), self.cols);
         let groups = self.cols / packed.group;
@@ -98,10 +101,11 @@ impl Source<'_> {
                 Minima::Each(factors) => Some(factors.shared()),
                 Minima::Zero | Minima::OfScale(_) => None,
             };
-            let steps = self.cols / per;
+            let words = |cols: usize| cols / CODE_STEP * C::WORDS;
+            let all = words(self.cols);
             team.run(self.panels(), &|panel, _| {
                 // SAFETY: a panel is one task's, and panels do not overlap; so for the next two.
-                let out = unsafe { codes.range(panel * steps..(panel + 1) * steps) };
+                let out = unsafe { codes.range(panel * all..(panel + 1) * all) };
                 // SAFETY: as above.
                 let mut scales = unsafe { scales.panel(panel, groups) };
                 // SAFETY: as above.
@@ -111,8 +115,8 @@ impl Source<'_> {
                     let blocks = bytes.chunks_exact(self.format.block_bytes());
                     for (i, bytes) in blocks.enumerate() {
                         block.decode(self.format, bytes);
-                        let at = i * block.len / per;
-                        put(&block.codes[..block.len], &mut out[at..at + block.len / per], lane);
+                        let out = &mut out[words(i * block.len)..words((i + 1) * block.len)];
+                        put(&block.codes[..block.len], out, lane);
                         scales.set(i, lane, block.unit, &block.steps);
                         if let Some(minima) = &mut minima {
                             minima.set(i, lane, block.min_unit, &block.min_steps);
@@ -134,7 +138,13 @@ fn eight_nibbles(codes: [i8; 8]) -> u32 {
     (x | x >> 16) as u32
 }
 
-impl<C: super::panel::Code> CodePanels<C> {
+/// Eight bytes as two words: those of even places, and those of odd ones.
+pub(super) fn even_and_odd(bytes: [u8; 8]) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = bytes;
+    [u32::from_le_bytes([a, c, e, g]), u32::from_le_bytes([b, d, f, h])]
+}
+
+impl<C: Code> CodePanels<C> {
     fn zeroed(format: Format, panels: usize, cols: usize) -> Self {
         let group = if format == Format::Q6K { 16 } else { 32 };
         let factors = || Factors::zeroed(format.block_len() / group, panels, cols / group);
@@ -143,8 +153,8 @@ impl<C: super::panel::Code> CodePanels<C> {
             Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => Minima::Each(factors()),
             _ => Minima::Zero,
         };
-        let codes = Buffer::zeroed(panels * (cols / C::STEP));
-        Self { codes, scales: factors(), minima, cols, group }
+        let codes = Buffer::zeroed(panels * (cols / CODE_STEP) * C::WORDS);
+        Self { codes, scales: factors(), minima, cols, group, code: PhantomData }
     }
 }
 

@@ -1,10 +1,15 @@
 //! Packed weights: panels of 16 output features, and their unpacking to vectors.
 //!
 //! In a panel, the 16 features' values for one k lie side by side. Plain formats are `[k][16]`.
-//! 4-bit codes are `[k / 8][16]` words: a word holds eight k of one feature, lowest bits first, so
-//! that one load serves eight steps. 8-bit codes (also those of 5 and 6 bits, which unpack too
-//! slowly otherwise) are `[k][16]`. Scales and minima are kept as the file has them (f16, times a
+//! Codes are words, so that one load serves eight k of a feature, or four: 4-bit ones `[k / 8][16]`,
+//! lowest bits first; 8-bit ones (also those of 5 and 6 bits, which unpack too slowly otherwise)
+//! `[k / 8][2][16]`, the even k in the first word, the odd ones in the second, which is how the
+//! nibbles of a 4-bit word come apart, too: so both meet the same quantised rows. Scales and minima are kept as the file has them (f16, times a
 //! small integer in the K formats): exact, and no bigger than there.
+
+#![expect(clippy::needless_range_loop, reason = "iterators' closures may miss the instruction set")]
+
+use std::marker::PhantomData;
 
 use crate::{
     buffer::{Buffer, Plain},
@@ -202,52 +207,95 @@ enum MinimaView<'a> {
     Each(FactorsView<'a>),
 }
 
-/// How integer codes are stored.
+/// How integer codes are stored, eight k at a time.
 pub(super) trait Code: Sync + 'static {
-    type Stored: Plain;
-    const STEP: usize;
+    /// Words for eight k of a feature.
+    const WORDS: usize;
     type Raw<S: Simd>: Copy;
-    fn raw<S: Simd>(s: S, from: &Lanes<Self::Stored>) -> Self::Raw<S>;
+    /// `from`: `[WORDS]`.
+    fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> Self::Raw<S>;
+    /// The next k.
     fn next<S: Simd>(s: S, raw: &mut Self::Raw<S>) -> S::V;
+    /// Σ code · x of a group of 16 or 32 k, of the panel's features and `M` rows. `codes`: the
+    /// group's words; `x`: the rows' codes of 32 k, a word for four, of which the group begins with
+    /// word `first`.
+    fn dot<S: Simd, const M: usize>(
+        s: S,
+        codes: &[Lanes<u32>],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [S::V; M];
+}
+
+/// k of a step of codes.
+pub(super) const CODE_STEP: usize = 8;
+
+/// The same words with their number in the type.
+#[inline(always)]
+fn sized<const W: usize>(words: &[Lanes<u32>]) -> &[Lanes<u32>; W] {
+    &words.as_chunks::<W>().0[0]
 }
 
 pub(super) struct Int4;
 impl Code for Int4 {
-    type Stored = u32;
-    const STEP: usize = 8;
+    const WORDS: usize = 1;
     type Raw<S: Simd> = S::W;
     #[inline(always)]
-    fn raw<S: Simd>(s: S, from: &Lanes<u32>) -> S::W {
-        s.load_words(from)
+    fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> S::W {
+        s.load_words(&from[0])
     }
     #[inline(always)]
     fn next<S: Simd>(s: S, raw: &mut S::W) -> S::V {
         s.next_nibble(raw)
     }
+    #[inline(always)]
+    fn dot<S: Simd, const M: usize>(
+        s: S,
+        codes: &[Lanes<u32>],
+        x: &[[u32; 8]; M],
+        _: usize,
+    ) -> [S::V; M] {
+        s.dot_nibbles(sized(codes), x)
+    }
 }
 
 pub(super) struct Int8;
 impl Code for Int8 {
-    type Stored = i8;
-    const STEP: usize = 1;
-    type Raw<S: Simd> = S::V;
+    const WORDS: usize = 2;
+    type Raw<S: Simd> = [S::W; 2];
     #[inline(always)]
-    fn raw<S: Simd>(s: S, from: &Lanes<i8>) -> S::V {
-        s.load_i8(from)
+    fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> [S::W; 2] {
+        [s.load_words(&from[0]), s.load_words(&from[1])]
     }
     #[inline(always)]
-    fn next<S: Simd>(_: S, raw: &mut S::V) -> S::V {
-        *raw
+    fn next<S: Simd>(s: S, raw: &mut [S::W; 2]) -> S::V {
+        let value = s.next_byte(&mut raw[0]);
+        raw.swap(0, 1);
+        value
+    }
+    #[inline(always)]
+    fn dot<S: Simd, const M: usize>(
+        s: S,
+        codes: &[Lanes<u32>],
+        x: &[[u32; 8]; M],
+        first: usize,
+    ) -> [S::V; M] {
+        // The groups of Q6_K have 16 k, those of all others 32.
+        match codes.len() {
+            4 => s.dot_bytes::<M, 4>(sized(codes), x, first),
+            _ => s.dot_bytes::<M, 8>(sized(codes), x, 0),
+        }
     }
 }
 
 /// Integer codes with a scale and a minimum per group.
 pub(super) struct CodePanels<C: Code> {
-    pub(super) codes: Buffer<Lanes<C::Stored>>, // [panels][cols / STEP]
+    pub(super) codes: Buffer<Lanes<u32>>, // [panels][cols / 8][WORDS]
     pub(super) scales: Factors,
     pub(super) minima: Minima,
     pub(super) cols: usize,
     pub(super) group: usize,
+    pub(super) code: PhantomData<C>,
 }
 
 impl<C: Code> CodePanels<C> {
@@ -261,10 +309,11 @@ impl<C: Code> CodePanels<C> {
 }
 
 pub(super) struct CodePanel<'a, C: Code> {
-    codes: &'a [Lanes<C::Stored>], // [cols / STEP]
+    codes: &'a [Lanes<u32>], // [cols / 8][WORDS]
     scales: FactorsView<'a>,
     minima: MinimaView<'a>,
     group: usize,
+    code: PhantomData<C>,
 }
 
 impl<C: Code> Clone for CodePanel<'_, C> {
@@ -280,9 +329,9 @@ impl<C: Code> Panels for CodePanels<C> {
     #[inline]
     fn panel(&self, index: usize) -> CodePanel<'_, C> {
         let groups = self.cols / self.group;
-        let steps = self.cols / C::STEP;
+        let words = self.cols / CODE_STEP * C::WORDS;
         CodePanel {
-            codes: &self.codes[index * steps..][..steps],
+            codes: &self.codes[index * words..][..words],
             scales: self.scales.view(index, groups),
             minima: match &self.minima {
                 Minima::Zero => MinimaView::Zero,
@@ -290,12 +339,34 @@ impl<C: Code> Panels for CodePanels<C> {
                 Minima::Each(factors) => MinimaView::Each(factors.view(index, groups)),
             },
             group: self.group,
+            code: PhantomData,
         }
     }
 }
 
+impl<C: Code> CodePanel<'_, C> {
+    /// Whether weights are more than code times scale.
+    #[inline(always)]
+    pub(super) fn has_minima(&self) -> bool {
+        !matches!(self.minima, MinimaView::Zero)
+    }
+
+    /// [`Code::dot`] of group `index`; `x`: the rows' codes of the 32 k that it is of.
+    #[inline(always)]
+    pub(super) fn dot<S: Simd, const M: usize>(
+        &self,
+        s: S,
+        index: usize,
+        x: &[[u32; 8]; M],
+    ) -> [S::V; M] {
+        let words = self.group / CODE_STEP * C::WORDS;
+        let codes = &self.codes[index * words..(index + 1) * words];
+        C::dot(s, codes, x, index * self.group / 4 % 8)
+    }
+}
+
 impl<C: Code> Panel for CodePanel<'_, C> {
-    const STEP: usize = C::STEP;
+    const STEP: usize = CODE_STEP;
     type Params<S: Simd> = (S::V, S::V);
     type Raw<S: Simd> = C::Raw<S>;
 
@@ -315,7 +386,7 @@ impl<C: Code> Panel for CodePanel<'_, C> {
     }
     #[inline(always)]
     fn raw<S: Simd>(&self, s: S, index: usize) -> C::Raw<S> {
-        C::raw(s, &self.codes[index])
+        C::raw(s, &self.codes[index * C::WORDS..(index + 1) * C::WORDS])
     }
     #[inline(always)]
     fn next<S: Simd>(s: S, &(scale, min): &(S::V, S::V), raw: &mut C::Raw<S>) -> S::V {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
-use super::{PackError, PackedMatrix, matmul, matmul_all, reference};
+use super::{Activations, PackError, PackedMatrix, matmul, matmul_all, reference};
 use crate::{isa::Isa, quant::Format, team::Team};
 
 /// A stream of bits that looks random enough (Steele et al. 2014, SplitMix64).
@@ -89,6 +89,113 @@ fn check(format: Format, rows: usize, cols: usize, m: usize, threads: usize, see
             let alone = multiply(isa, &team, &x[row * cols..][..cols], 1, &w);
             assert_eq!(alone, y[row * rows..][..rows], "{shape}, {:?}, row {row}", isa.level());
         }
+    }
+}
+
+/// What `Activations::Int8` makes of x `[m, cols]`, in plain arithmetic.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    let group = |x: &[f32]| {
+        let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let round = |x: &f32| match largest {
+            0.0 => 0.0,
+            _ => (x * (127.0 / largest)).round_ties_even() * (largest / 127.0),
+        };
+        x.iter().map(round).collect::<Vec<_>>()
+    };
+    x.chunks_exact(32).flat_map(group).collect()
+}
+
+/// [`check`] with rows rounded to bytes: near the oracle of the rounded x, equal on all levels, and
+/// each row equal to itself alone.
+fn check_int8(format: Format, rows: usize, cols: usize, m: usize, threads: usize, seed: u64) {
+    let shape = format!("{format:?} {rows}x{cols}, {m} rows, {threads} threads");
+    let mut bits = Bits(seed);
+    let src = source(format, rows * cols, &mut bits);
+    let x = bits.numbers(m * cols);
+    let team = team(threads);
+    let w = PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap();
+    let w = w.with_activations(Activations::Int8);
+    let want = reference::matmul(&rounded(&x), m, format, rows, cols, &src);
+    let mut first = None;
+    for isa in Isa::available() {
+        let y = multiply(isa, &team, &x, m, &w);
+        for (i, (y, (want, size))) in y.iter().zip(&want).enumerate() {
+            let error = (f64::from(f32::from_bits(*y)) - want).abs();
+            let bound = size * (cols + 8) as f64 * f64::from(f32::EPSILON) + 1e-30;
+            assert!(error <= bound, "{shape}, {:?}, output {i}: off by {error}", isa.level());
+        }
+        assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{shape}, {:?}", isa.level());
+        for row in 0..m {
+            let alone = multiply(isa, &team, &x[row * cols..][..cols], 1, &w);
+            assert_eq!(alone, y[row * rows..][..rows], "{shape}, {:?}, row {row}", isa.level());
+        }
+    }
+}
+
+const CODED: [Format; 8] = [
+    Format::Q4_0,
+    Format::Q4_1,
+    Format::Q5_0,
+    Format::Q5_1,
+    Format::Q8_0,
+    Format::Q4K,
+    Format::Q5K,
+    Format::Q6K,
+];
+
+#[test]
+fn rows_rounded_to_bytes_meet_every_coded_format() {
+    for format in CODED {
+        let unit = format.block_len();
+        for (rows, blocks, m) in [(1, 1, 1), (17, 3, 2), (33, 2, 5), (48, 1, 13), (70, 2, 29)] {
+            check_int8(format, rows, unit * blocks, m, 2, 7);
+        }
+        check_int8(format, 40, 256, 200, 3, 1);
+    }
+    for m in 0..=40 {
+        check_int8(Format::Q4_1, 40, 64, m, 2, m as u64);
+        check_int8(Format::Q6K, 20, 256, m, 3, m as u64);
+    }
+}
+
+/// The largest codes and bytes there are: no sum of products overflows.
+#[test]
+fn the_largest_products_are_exact() {
+    let team = team(1);
+    for (format, byte) in [(Format::Q8_0, 0x80), (Format::Q8_0, 0x7f), (Format::Q4_0, 0xff)] {
+        let mut block = vec![byte; format.block_bytes()];
+        block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+        let w = PackedMatrix::pack(&team, format, 1, 32, &block, &|r| r).unwrap();
+        let w = w.with_activations(Activations::Int8);
+        for sign in [1.0, -1.0] {
+            let x = vec![127.0 * sign; 32];
+            let want = reference::matmul(&x, 1, format, 1, 32, &block)[0].0 as f32;
+            for isa in Isa::available() {
+                let y = multiply(isa, &team, &x, 1, &w);
+                assert_eq!(f32::from_bits(y[0]), want, "{format:?} {byte} {:?}", isa.level());
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_bytes_cannot_hold() {
+    let team = team(1);
+    let src = source(Format::Q8_0, 64, &mut Bits(2));
+    let w = PackedMatrix::pack(&team, Format::Q8_0, 1, 64, &src, &|r| r).unwrap();
+    let w = w.with_activations(Activations::Int8);
+    for isa in Isa::available() {
+        let product = |x: &[f32]| f32::from_bits(multiply(isa, &team, x, 1, &w)[0]);
+        for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 15, 16, 40] {
+                let mut x = vec![1.0; 64];
+                x[at] = fault;
+                assert!(product(&x).is_nan(), "{fault} at {at}");
+            }
+        }
+        assert_eq!(product(&[0.0; 64]), 0.0);
+        assert_eq!(product(&[1e-40; 64]), 0.0);
+        assert!(product(&[1e30; 64]).is_finite());
     }
 }
 
@@ -210,6 +317,8 @@ fn matrices_side_by_side_are_each_as_alone() {
         let src = source(format, rows * cols, &mut bits);
         PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap()
     });
+    // One that rounds its rows beside others that do not.
+    let c = c.with_activations(Activations::Int8);
     for isa in Isa::available() {
         for m in [0, 1, 5, 24, 25, 60] {
             let x = bits.numbers(m * cols);

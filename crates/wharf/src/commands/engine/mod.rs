@@ -15,15 +15,15 @@ use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, UnixListener};
 use wharf_engine::{Engine, EngineConfig};
 use wharf_model::{
-    GenerationDefaults, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model, ModelInfo,
-    TokenizerSource,
+    Activations, GenerationDefaults, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model,
+    ModelInfo, TokenizerSource,
 };
 use wharf_server::{Listener, SamplingDefaults, ServedModel, ServerConfig};
 use wharf_text::template::ChatTemplate;
 use wharf_text::tokenizer::{self, Tokenizer};
 
 use super::model_source;
-use crate::cli::{EngineArgs, EngineOptions, IsaName, KvCacheDtype};
+use crate::cli::{ActivationsName, EngineArgs, EngineOptions, IsaName, KvCacheDtype};
 use crate::shutdown::{Heed, Shutdown};
 
 /// Tokens that end an assistant's turn. Files often name one end-of-sequence token only, while the
@@ -101,7 +101,12 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<TcpListener> {
 
 /// Loads the model and starts its engine.
 fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<ServedModel> {
-    let load_options = LoadOptions { isa: choose_isa(options.isa)?, threads: threads(options) };
+    let activations = match options.activations {
+        ActivationsName::Auto | ActivationsName::Int8 => Activations::Int8,
+        ActivationsName::F32 => Activations::F32,
+    };
+    let load_options =
+        LoadOptions { isa: choose_isa(options.isa)?, threads: threads(options), activations };
     tracing::info!("{load_options:?}");
     let mut model = Model::load(path, &load_options)?;
     let tokenizer = build_tokenizer(&model.info().tokenizer)?;

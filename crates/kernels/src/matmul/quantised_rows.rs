@@ -1,0 +1,328 @@
+//! Rows of x as signed bytes with a scale for each 32 k, and their product with coded weights in
+//! integers: four to eight times the multiplications of an f32 vector, and no unpacking to floats.
+//! (llama.cpp's Q8_1 is such a row; Jacob et al. 2018 the idea.)
+//!
+//! `y = Σ over groups of (Σ code · q) · (scale · x_scale) + min · (x_scale · Σ q)`: the inner sums
+//! are exact, the outer one is a chain in order of k; so the bits are the same for every number of
+//! rows, tile, thread and instruction set, as with rows in f32. They are other bits than those, by
+//! the rounding of x: half a step of 1/127 of the largest of its 32 neighbours.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "several arrays go by one index; iterators' closures may miss the instruction set"
+)]
+
+use std::cell::RefCell;
+
+use super::{
+    Call, Weights,
+    pack::even_and_odd,
+    panel::{Code, CodePanel, CodePanels, Panel, Panels},
+    store,
+};
+use crate::{
+    isa::{Isa, Kernel, LANES, Level, Simd, max_lanes, sum_lanes},
+    team::{SharedSlice, Team},
+};
+
+/// k that share a scale.
+const GROUP: usize = 32;
+/// Rows that a task multiplies with its panels one after the other: their codes stay in L2.
+const TASK_ROWS: usize = 96;
+/// Panels of a task, at most.
+const MOST_PANELS: usize = 8;
+/// Tasks per thread, where the shape allows it.
+const TASKS_PER_THREAD: usize = 8;
+/// Rows from which on quantising them is worth a parallel region.
+const ROWS_IN_PARALLEL: usize = 8;
+
+/// The most rows of a tile, which pass over a panel together: beside their sums, the group's bytes
+/// fill the registers.
+fn tile_rows(isa: Isa) -> usize {
+    match isa.level() {
+        Level::Avx512 => 8,
+        Level::Avx2 | Level::Portable => 6,
+    }
+}
+
+thread_local! {
+    /// Kept from call to call by the thread that calls.
+    static ROWS: RefCell<Rows> = const { RefCell::new(Rows::new()) };
+}
+
+/// Quantised rows, in tiles: what a pass over a panel reads of its rows lies in one piece, in order.
+struct Rows {
+    groups: usize,
+    /// Rows of the shortest tile, and how many tiles have one row more; those come first.
+    short: usize,
+    longer: usize,
+    codes: Vec<[u32; 8]>, // [tile][group][row]: of each eight k, the even ones, then the odd ones
+    scales: Vec<f32>,     // [tile][group][row]
+    sums: Vec<f32>,       // [tile][group][row]: scale · Σ code
+}
+
+impl Rows {
+    const fn new() -> Self {
+        Self {
+            groups: 0,
+            short: 0,
+            longer: 0,
+            codes: Vec::new(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+        }
+    }
+
+    /// First row and number of rows of `tile`.
+    fn tile(&self, tile: usize) -> (usize, usize) {
+        let count = self.short + usize::from(tile < self.longer);
+        (tile * self.short + tile.min(self.longer), count)
+    }
+
+    /// Quantises `x`, `[m, cols]`; `cols` is a multiple of [`GROUP`].
+    fn quantise(&mut self, isa: Isa, team: &Team, x: &[f32], cols: usize) {
+        let m = x.len() / cols;
+        let tiles = m.div_ceil(tile_rows(isa));
+        (self.groups, self.short, self.longer) = (cols / GROUP, m / tiles, m % tiles);
+        let groups = self.groups;
+        if self.codes.len() < m * groups {
+            self.codes.resize(m * groups, [0; 8]);
+            self.scales.resize(m * groups, 0.0);
+            self.sums.resize(m * groups, 0.0);
+        }
+        let (short, longer) = (self.short, self.longer);
+        let codes = SharedSlice::new(&mut self.codes);
+        let scales = SharedSlice::new(&mut self.scales);
+        let sums = SharedSlice::new(&mut self.sums);
+        let tile = |tile: usize| {
+            let rows = short + usize::from(tile < longer);
+            let first = tile * short + tile.min(longer);
+            let range = first * groups..(first + rows) * groups;
+            // SAFETY: each tile is one task's, and tiles do not overlap; so for the next two.
+            let codes = unsafe { codes.range(range.clone()) };
+            // SAFETY: as above.
+            let scales = unsafe { scales.range(range.clone()) };
+            // SAFETY: as above.
+            let sums = unsafe { sums.range(range) };
+            for (row, x) in x[first * cols..(first + rows) * cols].chunks_exact(cols).enumerate() {
+                isa.dispatch(Quantise { x, row, rows, codes, scales, sums });
+            }
+        };
+        match m < ROWS_IN_PARALLEL {
+            true => (0..tiles).for_each(tile),
+            false => team.run(tiles, &|index, _| tile(index)),
+        }
+    }
+}
+
+/// Quantises a row. A row with a number that is not finite becomes NaN, as its products would.
+struct Quantise<'a> {
+    x: &'a [f32], // [groups · GROUP]
+    /// Which of the tile's `rows` it is.
+    row: usize,
+    rows: usize,
+    codes: &'a mut [[u32; 8]], // [groups][rows]
+    scales: &'a mut [f32],     // [groups][rows]
+    sums: &'a mut [f32],       // [groups][rows]
+}
+
+impl Kernel for Quantise<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // The bits of 1.5 · 2²³ + n end with n: adding it rounds to a whole number.
+        let magic = s.splat(12_582_912.0);
+        let zero = s.splat(0.0);
+        let mut faults = zero; // 0, or NaN
+        let x = self.x.as_chunks::<GROUP>().0;
+        for g in 0..x.len() {
+            let at = g * self.rows + self.row;
+            let halves = x[g].as_chunks::<LANES>().0;
+            let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
+            faults = s.mul_add(a, zero, s.mul_add(b, zero, faults));
+            let largest = s.max(s.max(a, s.sub(zero, a)), s.max(b, s.sub(zero, b)));
+            let largest = max_lanes(s, largest);
+            let mut per_unit = 127.0 / largest;
+            let mut scale = largest / 127.0;
+            // Zeros, and numbers so small that they are none in this company.
+            if per_unit.is_infinite() {
+                (per_unit, scale) = (0.0, 0.0);
+            }
+            let mut rounded = [0.0; GROUP];
+            let per_unit = s.splat(per_unit);
+            let (low, high) = rounded.split_at_mut(LANES);
+            if let (Some(low), Some(high)) = (low.as_mut_array(), high.as_mut_array()) {
+                s.store(s.mul_add(a, per_unit, magic), low);
+                s.store(s.mul_add(b, per_unit, magic), high);
+            }
+            let mut sum = 0i32;
+            let mut bytes = [0u8; GROUP];
+            for i in 0..GROUP {
+                bytes[i] = rounded[i].to_bits() as u8;
+                sum += i32::from(bytes[i].cast_signed());
+            }
+            for i in 0..GROUP / 8 {
+                let [even, odd] = even_and_odd(bytes.as_chunks::<8>().0[i]);
+                self.codes[at][2 * i] = even;
+                self.codes[at][2 * i + 1] = odd;
+            }
+            self.scales[at] = scale;
+            self.sums[at] = scale * sum as f32;
+        }
+        if sum_lanes(s, faults).is_nan() {
+            for g in 0..x.len() {
+                self.scales[g * self.rows + self.row] = f32::NAN;
+                self.sums[g * self.rows + self.row] = f32::NAN;
+            }
+        }
+    }
+}
+
+/// How a call is cut into tasks: blocks of rows, and within each the panels.
+#[derive(Clone, Copy)]
+struct Cut {
+    tiles: usize,
+    blocks: usize,
+    per_task: usize,
+    tasks_per_block: usize,
+}
+
+impl Cut {
+    fn of(call: &Call<'_>) -> Self {
+        let tiles = call.m.div_ceil(tile_rows(call.isa));
+        let blocks = call.m.div_ceil(TASK_ROWS).min(tiles);
+        let wanted = call.team.threads() * TASKS_PER_THREAD;
+        let per_task = (call.w.panels() * blocks / wanted).clamp(1, MOST_PANELS);
+        Self { tiles, blocks, per_task, tasks_per_block: call.w.panels().div_ceil(per_task) }
+    }
+
+    fn tasks(&self) -> usize {
+        self.blocks * self.tasks_per_block
+    }
+}
+
+/// `y = x · Wᵀ` for all of `calls`, which have one x.
+pub(super) fn run(calls: &[Call<'_>]) {
+    let Some(Call { isa, team, x, w, .. }) = calls.first() else { return };
+    ROWS.with_borrow_mut(|rows| {
+        rows.quantise(*isa, team, x, w.cols);
+        let rows = &*rows;
+        team.run(calls.iter().map(|call| Cut::of(call).tasks()).sum(), &|mut task, _| {
+            for call in calls {
+                let cut = Cut::of(call);
+                if task < cut.tasks() {
+                    return match &call.w.weights {
+                        Weights::Int4(panels) => run_task(call, panels, rows, cut, task),
+                        Weights::Int8(panels) => run_task(call, panels, rows, cut, task),
+                        _ => unreachable!("`PackedMatrix::quantises_rows` has looked"),
+                    };
+                }
+                task -= cut.tasks();
+            }
+        });
+    });
+}
+
+fn run_task<C: Code>(call: &Call<'_>, panels: &CodePanels<C>, rows: &Rows, cut: Cut, task: usize) {
+    let (block, first) = (task / cut.tasks_per_block, task % cut.tasks_per_block * cut.per_task);
+    let tiles = block * cut.tiles / cut.blocks..(block + 1) * cut.tiles / cut.blocks;
+    for index in first..call.w.panels().min(first + cut.per_task) {
+        let panel = panels.panel(index);
+        for tile in tiles.clone() {
+            let (first, count) = rows.tile(tile);
+            let range = first * rows.groups..(first + count) * rows.groups;
+            let pass = Pass {
+                call,
+                first,
+                index,
+                panel,
+                codes: &rows.codes[range.clone()],
+                scales: &rows.scales[range.clone()],
+                sums: &rows.sums[range],
+            };
+            pass.run(count);
+        }
+    }
+}
+
+/// A tile of rows times a panel.
+struct Pass<'a, C: Code> {
+    call: &'a Call<'a>,
+    /// The tile's first row.
+    first: usize,
+    /// The panel's number.
+    index: usize,
+    panel: CodePanel<'a, C>,
+    codes: &'a [[u32; 8]], // [groups][rows]
+    scales: &'a [f32],     // [groups][rows]
+    sums: &'a [f32],       // [groups][rows]
+}
+
+impl<C: Code> Pass<'_, C> {
+    fn run(&self, rows: usize) {
+        match rows {
+            1 => self.multiply::<1>(),
+            2 => self.multiply::<2>(),
+            3 => self.multiply::<3>(),
+            4 => self.multiply::<4>(),
+            5 => self.multiply::<5>(),
+            6 => self.multiply::<6>(),
+            7 => self.multiply::<7>(),
+            8 => self.multiply::<8>(),
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    }
+
+    fn multiply<const M: usize>(&self) {
+        let product = Product::<C, M> {
+            panel: self.panel,
+            codes: self.codes.as_chunks().0,
+            scales: self.scales.as_chunks().0,
+            sums: self.sums.as_chunks().0,
+        };
+        for (m, lanes) in self.call.isa.dispatch(product).iter().enumerate() {
+            // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
+            store(lanes, unsafe { self.call.output(self.first + m, self.index) });
+        }
+    }
+}
+
+struct Product<'a, C: Code, const M: usize> {
+    panel: CodePanel<'a, C>,
+    codes: &'a [[[u32; 8]; M]], // [groups]
+    scales: &'a [[f32; M]],     // [groups]
+    sums: &'a [[f32; M]],       // [groups]
+}
+
+impl<C: Code, const M: usize> Kernel for Product<'_, C, M> {
+    type Output = [[f32; LANES]; M];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut acc = [s.splat(0.0); M];
+        // Groups of the panel in one of the rows'.
+        let parts = GROUP / self.panel.group_len();
+        let minima = self.panel.has_minima();
+        for g in 0..self.codes.len() {
+            let (scales, sums) = (&self.scales[g], &self.sums[g]);
+            for part in 0..parts {
+                let (scale, min) = self.panel.params(s, g * parts + part);
+                let dots = self.panel.dot(s, g * parts + part, &self.codes[g]);
+                for m in 0..M {
+                    acc[m] = s.mul_add(dots[m], s.mul(scale, s.splat(scales[m])), acc[m]);
+                }
+                // Groups of which a row's has several have no minima.
+                if minima {
+                    for m in 0..M {
+                        acc[m] = s.mul_add(min, s.splat(sums[m]), acc[m]);
+                    }
+                }
+            }
+        }
+        let mut out = [[0.0; LANES]; M];
+        for m in 0..M {
+            s.store(acc[m], &mut out[m]);
+        }
+        out
+    }
+}
