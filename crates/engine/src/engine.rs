@@ -25,6 +25,7 @@ use crate::{
     constrained::{Allowed, Constrained},
     events::{EventSink, Letter},
     masks::MaskPool,
+    pace::Pace,
     sampler::{Context, Sample, Sampler},
     scheduler::{Plan, Scheduled, Scheduler},
     sequence::{Rank, Request, Sequence},
@@ -141,6 +142,7 @@ struct Core {
     config: EngineConfig,
     vocab_size: usize,
     scheduler: Scheduler,
+    pace: Pace,
     sampler: Sampler,
     masks: MaskPool,
     /// [`MASK_PATIENCE`], but in tests.
@@ -160,6 +162,7 @@ impl Core {
             vocab_size: runner.vocab_size(),
             runner,
             scheduler: Scheduler::new(&config),
+            pace: Pace::default(),
             config,
             sampler: Sampler::default(),
             masks: MaskPool::default(),
@@ -231,14 +234,17 @@ impl Core {
     fn step(&mut self) {
         let plan = self.plan();
         let prepared = self.prepare_masks(&plan);
+        let began = Instant::now();
         let computed = self.forward(&plan.batch);
+        let (decode_rows, prefill_rows) = self.rows_of(&plan);
+        self.pace.observe(decode_rows, prefill_rows, began.elapsed());
         let outcomes = self.sample(&plan, computed, prepared);
         self.deliver(&plan, outcomes);
         self.catch_up(plan.scheduled.is_empty());
     }
 
     fn plan(&mut self) -> Plan {
-        let plan = self.scheduler.plan();
+        let plan = self.scheduler.plan(self.pace.prefill_rows(self.config.max_batched_tokens));
         for started in &plan.started {
             let request = &started.request;
             drop(request.queue_slot.take());
@@ -247,19 +253,26 @@ impl Core {
                 self.outbox.push(sequence.sink.letter(Event::Started { cached_tokens, queued }));
             }
         }
-        for scheduled in &plan.scheduled {
-            let decoding = |s: &Sequence| !s.output.is_empty() && s.is_decoding();
-            if self.scheduler.get(scheduled.rank).is_some_and(decoding) {
-                self.stats.decode_rows += 1;
-            } else {
-                self.stats.prefill_rows += scheduled.num_rows as u64;
-            }
-        }
+        let (decode_rows, prefill_rows) = self.rows_of(&plan);
+        self.stats.decode_rows += decode_rows as u64;
+        self.stats.prefill_rows += prefill_rows as u64;
         if plan.scheduled.is_empty() && self.scheduler.late().is_empty() {
             self.fail_first();
         }
         self.publish();
         plan
+    }
+
+    /// Sequences that decode, and rows of the others.
+    fn rows_of(&self, plan: &Plan) -> (usize, usize) {
+        let decoding = |s: &Sequence| !s.output.is_empty() && s.is_decoding();
+        let rows = plan.scheduled.iter().map(|scheduled| {
+            match self.scheduler.get(scheduled.rank).is_some_and(decoding) {
+                true => (1, 0),
+                false => (0, scheduled.num_rows),
+            }
+        });
+        rows.fold((0, 0), |(decode, prefill), (d, p)| (decode + d, prefill + p))
     }
 
     /// Nothing can run: the first in line fails, if there is one, for the thread would turn without

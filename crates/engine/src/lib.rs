@@ -25,6 +25,7 @@ mod events;
 #[cfg(test)]
 mod fake_runner;
 mod masks;
+mod pace;
 mod params;
 mod request;
 mod runner;

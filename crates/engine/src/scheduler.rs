@@ -123,12 +123,18 @@ impl Scheduler {
         self.waiting.insert(sequence.rank(), sequence);
     }
 
-    /// Plans the next step. Sequences that nobody wants any more are gone first.
-    pub(crate) fn plan(&mut self) -> Plan {
+    /// Plans the next step. Sequences that nobody wants any more are gone first. Beside sequences
+    /// that decode, at most `prefill_rows` of prefill are planned, one at least, and as many that
+    /// constraints forced.
+    pub(crate) fn plan(&mut self, prefill_rows: usize) -> Plan {
         self.drop_cancelled();
         let mut plan = Plan::default();
-        self.plan_decode(&mut plan);
-        self.plan_prefill(&mut plan);
+        self.plan_decode(&mut plan, prefill_rows);
+        let most = match plan.batch.tokens.len() {
+            0 => self.max_batched_tokens,
+            rows => self.max_batched_tokens.min(rows.saturating_add(prefill_rows.max(1))),
+        };
+        self.plan_prefill(&mut plan, most);
         plan
     }
 
@@ -209,12 +215,12 @@ impl Scheduler {
         }
     }
 
-    /// One row for every running sequence that decodes, more where forced tokens want them and the
-    /// budget has them.
-    fn plan_decode(&mut self, plan: &mut Plan) {
+    /// One row for every running sequence that decodes, and up to `more` where forced tokens want
+    /// them and the budget has them.
+    fn plan_decode(&mut self, plan: &mut Plan, more: usize) {
         let decoding = |(rank, s): (&Rank, &Sequence)| s.is_decoding().then_some(*rank);
         let decoding: Vec<Rank> = self.running.iter().filter_map(decoding).collect();
-        let mut spare = self.max_batched_tokens.saturating_sub(decoding.len());
+        let mut spare = self.max_batched_tokens.saturating_sub(decoding.len()).min(more);
         for rank in decoding {
             if self.grow(rank) {
                 let before = plan.batch.tokens.len();
@@ -254,11 +260,11 @@ impl Scheduler {
         }
     }
 
-    /// Chunks for running and waiting sequences in order of rank, while the budget lasts.
-    fn plan_prefill(&mut self, plan: &mut Plan) {
+    /// Chunks for running and waiting sequences in order of rank, until the plan has `most` rows.
+    fn plan_prefill(&mut self, plan: &mut Plan, most: usize) {
         let mut full = false;
         let mut after = Unbounded;
-        while plan.batch.tokens.len() < self.max_batched_tokens {
+        while plan.batch.tokens.len() < most {
             let rest = (after, Unbounded);
             let unfinished =
                 |(_, s): &(&Rank, &Sequence)| s.num_uncomputed() > 1 && !s.is_decoding();
@@ -278,8 +284,7 @@ impl Scheduler {
                 }
             }
             self.adopt(rank);
-            let budget = self.max_batched_tokens - plan.batch.tokens.len();
-            self.schedule(plan, rank, budget);
+            self.schedule(plan, rank, most - plan.batch.tokens.len());
         }
     }
 
