@@ -76,10 +76,7 @@ fn wrong(key: &str, value: &Value) -> Option<&'static str> {
             (value.is_number() || flag, "must be a number")
         }
         "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties" => {
-            (
-                value.as_f64().is_some_and(|count| count >= 0.0 && count.fract() == 0.0),
-                "must be a whole number, 0 or more",
-            )
+            (value.is_u64(), "must be a whole number, 0 or more, without a fraction")
         }
         _ => (true, ""),
     };

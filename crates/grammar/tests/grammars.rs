@@ -468,6 +468,7 @@ fn the_value_that_is_refused_is_the_one_that_is_named() {
         (json!({"type": "object", "properties": []}), "properties.b.properties"),
         (json!({"type": "object", "required": "x"}), "properties.b.required"),
         (json!({"type": "string", "minLength": -1}), "properties.b.minLength"),
+        (json!({"type": "string", "maxLength": 2.5}), "properties.b.maxLength"),
         (json!({"anyOf": []}), "properties.b.anyOf"),
         (json!({"enum": "x"}), "properties.b.enum"),
         (json!({"$ref": "#/nothing"}), "properties.b.$ref"),
