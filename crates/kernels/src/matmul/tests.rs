@@ -68,20 +68,32 @@ fn multiply(isa: Isa, team: &Team, x: &[f32], m: usize, w: &PackedMatrix) -> Vec
 
 /// Every level against the oracle within the rounding of a chain of `cols` steps, all levels equal
 /// to the bit, and each row equal to itself alone.
-fn check(format: Format, rows: usize, cols: usize, m: usize, threads: usize, seed: u64) {
-    let shape = format!("{format:?} {rows}x{cols}, {m} rows, {threads} threads");
+fn check_as(
+    activations: Activations,
+    format: Format,
+    [rows, cols, m]: [usize; 3],
+    threads: usize,
+    seed: u64,
+) {
+    let shape = format!("{activations:?}, {format:?} {rows}x{cols}, {m} rows, {threads} threads");
     let mut bits = Bits(seed);
     let src = source(format, rows * cols, &mut bits);
     let x = bits.numbers(m * cols);
     let team = team(threads);
     let w = PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap();
-    let want = reference::matmul(&x, m, format, rows, cols, &src);
+    let w = w.with_activations(activations);
+    // A group of integers takes a few roundings more: its scale, and x rounded in another order.
+    let (met, roundings) = match activations {
+        Activations::F32 => (x.clone(), cols + 2),
+        Activations::Int8 => (rounded(&x), cols + 8),
+    };
+    let want = reference::matmul(&met, m, format, rows, cols, &src);
     let mut first = None;
     for isa in Isa::available() {
         let y = multiply(isa, &team, &x, m, &w);
         for (i, (y, (want, size))) in y.iter().zip(&want).enumerate() {
             let error = (f64::from(f32::from_bits(*y)) - want).abs();
-            let bound = size * (cols + 2) as f64 * f64::from(f32::EPSILON) + 1e-30;
+            let bound = size * roundings as f64 * f64::from(f32::EPSILON) + 1e-30;
             assert!(error <= bound, "{shape}, {:?}, output {i}: off by {error}", isa.level());
         }
         assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{shape}, {:?}", isa.level());
@@ -105,31 +117,14 @@ fn rounded(x: &[f32]) -> Vec<f32> {
     x.chunks_exact(32).flat_map(group).collect()
 }
 
-/// [`check`] with rows rounded to bytes: near the oracle of the rounded x, equal on all levels, and
-/// each row equal to itself alone.
+/// [`check_as`] is, with x as it is.
+fn check(format: Format, rows: usize, cols: usize, m: usize, threads: usize, seed: u64) {
+    check_as(Activations::F32, format, [rows, cols, m], threads, seed);
+}
+
+/// [`check_as`] is, with x rounded to bytes.
 fn check_int8(format: Format, rows: usize, cols: usize, m: usize, threads: usize, seed: u64) {
-    let shape = format!("{format:?} {rows}x{cols}, {m} rows, {threads} threads");
-    let mut bits = Bits(seed);
-    let src = source(format, rows * cols, &mut bits);
-    let x = bits.numbers(m * cols);
-    let team = team(threads);
-    let w = PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap();
-    let w = w.with_activations(Activations::Int8);
-    let want = reference::matmul(&rounded(&x), m, format, rows, cols, &src);
-    let mut first = None;
-    for isa in Isa::available() {
-        let y = multiply(isa, &team, &x, m, &w);
-        for (i, (y, (want, size))) in y.iter().zip(&want).enumerate() {
-            let error = (f64::from(f32::from_bits(*y)) - want).abs();
-            let bound = size * (cols + 8) as f64 * f64::from(f32::EPSILON) + 1e-30;
-            assert!(error <= bound, "{shape}, {:?}, output {i}: off by {error}", isa.level());
-        }
-        assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{shape}, {:?}", isa.level());
-        for row in 0..m {
-            let alone = multiply(isa, &team, &x[row * cols..][..cols], 1, &w);
-            assert_eq!(alone, y[row * rows..][..rows], "{shape}, {:?}, row {row}", isa.level());
-        }
-    }
+    check_as(Activations::Int8, format, [rows, cols, m], threads, seed);
 }
 
 const CODED: [Format; 8] = [
