@@ -15,6 +15,7 @@ use super::{
     Call,
     panel::{Panel, Panels},
     store,
+    tiles::Tiles,
 };
 use crate::{
     isa::{Isa, Kernel, LANES, Level, Simd},
@@ -54,56 +55,37 @@ thread_local! {
 
 pub(super) fn run<P: Panels>(call: &Call<'_>, panels: &P) {
     TILES.with_borrow_mut(|buffer| {
-        let rows = Rows::new(call.m, tile(call.isa).0);
+        let tiles = Tiles::new(call.m, tile(call.isa).0);
         let size = call.m * call.w.cols;
         if buffer.len() < size {
             buffer.resize(size, 0.0);
         }
-        rows.tile_x(call, &mut buffer[..size]);
-        multiply(call, panels, &rows, &buffer[..size]);
+        tile_x(call, tiles, &mut buffer[..size]);
+        multiply(call, panels, tiles, &buffer[..size]);
     });
 }
 
-/// The rows of x cut into tiles as even as can be: the first `longer` have one row more.
-struct Rows {
-    tiles: usize,
-    short: usize,
-    longer: usize,
-}
-
-impl Rows {
-    fn new(m: usize, most: usize) -> Self {
-        let tiles = m.div_ceil(most);
-        Self { tiles, short: m / tiles, longer: m % tiles }
-    }
-
-    /// First row and number of rows of `tile`.
-    fn of(&self, tile: usize) -> (usize, usize) {
-        (tile * self.short + tile.min(self.longer), self.short + usize::from(tile < self.longer))
-    }
-
-    /// Copies x `[m, cols]` to `[tile][cols][rows of the tile]`.
-    fn tile_x(&self, call: &Call<'_>, to: &mut [f32]) {
-        let cols = call.w.cols;
-        let to = SharedSlice::new(to);
-        call.team.run(self.tiles, &|tile, _| {
-            let (first, rows) = self.of(tile);
-            // SAFETY: each tile is one task's, and tiles do not overlap.
-            let to = unsafe { to.range(first * cols..(first + rows) * cols) };
-            for (row, x) in call.x[first * cols..].chunks_exact(cols).take(rows).enumerate() {
-                for (to, &x) in to[row..].iter_mut().step_by(rows).zip(x) {
-                    *to = x;
-                }
+/// Copies x `[m, cols]` to `[tile][cols][rows of the tile]`.
+fn tile_x(call: &Call<'_>, tiles: Tiles, to: &mut [f32]) {
+    let cols = call.w.cols;
+    let to = SharedSlice::new(to);
+    call.team.run(tiles.count, &|tile, _| {
+        let (first, rows) = tiles.of(tile);
+        // SAFETY: each tile is one task's, and tiles do not overlap.
+        let to = unsafe { to.range(first * cols..(first + rows) * cols) };
+        for (row, x) in call.x[first * cols..].chunks_exact(cols).take(rows).enumerate() {
+            for (to, &x) in to[row..].iter_mut().step_by(rows).zip(x) {
+                *to = x;
             }
-        });
-    }
+        }
+    });
 }
 
-fn multiply<P: Panels>(call: &Call<'_>, panels: &P, rows: &Rows, x: &[f32]) {
+fn multiply<P: Panels>(call: &Call<'_>, panels: &P, all: Tiles, x: &[f32]) {
     let at_once = tile(call.isa).1;
     let sets = call.w.panels().div_ceil(at_once);
     let wanted = call.team.threads() * TASKS_PER_THREAD;
-    let blocks = call.m.div_ceil(TASK_ROWS).max(wanted.div_ceil(sets)).min(rows.tiles);
+    let blocks = call.m.div_ceil(TASK_ROWS).max(wanted.div_ceil(sets)).min(all.count);
     // As even as can be: the last tile costs as many trips through y as the others.
     let tile_k = call.w.cols.div_ceil(call.w.cols.div_ceil(TILE_K)).next_multiple_of(K_UNIT);
     // Several sets to a task, so that a part of x in L2 serves them all.
@@ -111,7 +93,7 @@ fn multiply<P: Panels>(call: &Call<'_>, panels: &P, rows: &Rows, x: &[f32]) {
     let tasks_per_block = sets.div_ceil(per_task);
     call.team.run(blocks * tasks_per_block, &|task, _| {
         let (block, first) = (task / tasks_per_block, task % tasks_per_block * per_task);
-        let tiles = block * rows.tiles / blocks..(block + 1) * rows.tiles / blocks;
+        let tiles = block * all.count / blocks..(block + 1) * all.count / blocks;
         let mut unpacked = Tile([[[0.0; LANES]; TILE_K]; MOST_PANELS]);
         for k in (0..call.w.cols).step_by(tile_k) {
             let len = tile_k.min(call.w.cols - k);
@@ -121,7 +103,7 @@ fn multiply<P: Panels>(call: &Call<'_>, panels: &P, rows: &Rows, x: &[f32]) {
                     call.isa.dispatch(Unpack { panel: panels.panel(panel), k, to: &mut to[..len] });
                 }
                 for tile in tiles.clone() {
-                    let (first, rows) = rows.of(tile);
+                    let (first, rows) = all.of(tile);
                     let x = &x[first * call.w.cols + k * rows..][..len * rows];
                     let block = Block { call, x, first, k, first_panel: set.start };
                     block.run(rows, set.len(), &unpacked);

@@ -24,6 +24,7 @@ mod quantised_rows;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod tiles;
 #[cfg(test)]
 pub(crate) use tests::Bits;
 

@@ -7,8 +7,6 @@
 //! nibbles of a 4-bit word come apart, too: so both meet the same quantised rows. Scales and minima are kept as the file has them (f16, times a
 //! small integer in the K formats): exact, and no bigger than there.
 
-#![expect(clippy::needless_range_loop, reason = "iterators' closures may miss the instruction set")]
-
 use std::marker::PhantomData;
 
 use crate::{

@@ -19,6 +19,7 @@ use super::{
     pack::even_and_odd,
     panel::{Code, CodePanel, CodePanels, Panel, Panels},
     store,
+    tiles::Tiles,
 };
 use crate::{
     isa::{Isa, Kernel, LANES, Level, Simd, max_lanes, sum_lanes},
@@ -53,9 +54,6 @@ thread_local! {
 /// Quantised rows, in tiles: what a pass over a panel reads of its rows lies in one piece, in order.
 struct Rows {
     groups: usize,
-    /// Rows of the shortest tile, and how many tiles have one row more; those come first.
-    short: usize,
-    longer: usize,
     codes: Vec<[u32; 8]>, // [tile][group][row]: of each eight k, the even ones, then the odd ones
     scales: Vec<f32>,     // [tile][group][row]
     sums: Vec<f32>,       // [tile][group][row]: scale · Σ code
@@ -63,40 +61,24 @@ struct Rows {
 
 impl Rows {
     const fn new() -> Self {
-        Self {
-            groups: 0,
-            short: 0,
-            longer: 0,
-            codes: Vec::new(),
-            scales: Vec::new(),
-            sums: Vec::new(),
-        }
-    }
-
-    /// First row and number of rows of `tile`.
-    fn tile(&self, tile: usize) -> (usize, usize) {
-        let count = self.short + usize::from(tile < self.longer);
-        (tile * self.short + tile.min(self.longer), count)
+        Self { groups: 0, codes: Vec::new(), scales: Vec::new(), sums: Vec::new() }
     }
 
     /// Quantises `x`, `[m, cols]`; `cols` is a multiple of [`GROUP`].
     fn quantise(&mut self, isa: Isa, team: &Team, x: &[f32], cols: usize) {
-        let m = x.len() / cols;
-        let tiles = m.div_ceil(tile_rows(isa));
-        (self.groups, self.short, self.longer) = (cols / GROUP, m / tiles, m % tiles);
-        let groups = self.groups;
+        let (m, groups) = (x.len() / cols, cols / GROUP);
+        let tiles = Tiles::new(m, tile_rows(isa));
+        self.groups = groups;
         if self.codes.len() < m * groups {
             self.codes.resize(m * groups, [0; 8]);
             self.scales.resize(m * groups, 0.0);
             self.sums.resize(m * groups, 0.0);
         }
-        let (short, longer) = (self.short, self.longer);
         let codes = SharedSlice::new(&mut self.codes);
         let scales = SharedSlice::new(&mut self.scales);
         let sums = SharedSlice::new(&mut self.sums);
         let tile = |tile: usize| {
-            let rows = short + usize::from(tile < longer);
-            let first = tile * short + tile.min(longer);
+            let (first, rows) = tiles.of(tile);
             let range = first * groups..(first + rows) * groups;
             // SAFETY: each tile is one task's, and tiles do not overlap; so for the next two.
             let codes = unsafe { codes.range(range.clone()) };
@@ -109,8 +91,8 @@ impl Rows {
             }
         };
         match m < ROWS_IN_PARALLEL {
-            true => (0..tiles).for_each(tile),
-            false => team.run(tiles, &|index, _| tile(index)),
+            true => (0..tiles.count).for_each(tile),
+            false => team.run(tiles.count, &|index, _| tile(index)),
         }
     }
 }
@@ -181,7 +163,7 @@ impl Kernel for Quantise<'_> {
 /// How a call is cut into tasks: blocks of rows, and within each the panels.
 #[derive(Clone, Copy)]
 struct Cut {
-    tiles: usize,
+    tiles: Tiles,
     blocks: usize,
     per_task: usize,
     tasks_per_block: usize,
@@ -189,8 +171,8 @@ struct Cut {
 
 impl Cut {
     fn of(call: &Call<'_>) -> Self {
-        let tiles = call.m.div_ceil(tile_rows(call.isa));
-        let blocks = call.m.div_ceil(TASK_ROWS).min(tiles);
+        let tiles = Tiles::new(call.m, tile_rows(call.isa));
+        let blocks = call.m.div_ceil(TASK_ROWS).min(tiles.count);
         let wanted = call.team.threads() * TASKS_PER_THREAD;
         let per_task = (call.w.panels() * blocks / wanted).clamp(1, MOST_PANELS);
         Self { tiles, blocks, per_task, tasks_per_block: call.w.panels().div_ceil(per_task) }
@@ -225,11 +207,12 @@ pub(super) fn run(calls: &[Call<'_>]) {
 
 fn run_task<C: Code>(call: &Call<'_>, panels: &CodePanels<C>, rows: &Rows, cut: Cut, task: usize) {
     let (block, first) = (task / cut.tasks_per_block, task % cut.tasks_per_block * cut.per_task);
-    let tiles = block * cut.tiles / cut.blocks..(block + 1) * cut.tiles / cut.blocks;
+    let (all, blocks) = (cut.tiles.count, cut.blocks);
+    let tiles = block * all / blocks..(block + 1) * all / blocks;
     for index in first..call.w.panels().min(first + cut.per_task) {
         let panel = panels.panel(index);
         for tile in tiles.clone() {
-            let (first, count) = rows.tile(tile);
+            let (first, count) = cut.tiles.of(tile);
             let range = first * rows.groups..(first + count) * rows.groups;
             let pass = Pass {
                 call,
