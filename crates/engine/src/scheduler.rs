@@ -1,8 +1,9 @@
 //! Decides which tokens run in each step, and which sequences have blocks.
 //!
 //! Every running sequence that decodes has its row first (and what its constraint forced after that,
-//! as far as the budget goes), so a long prompt never stalls the streams beside it; what is left of the budget goes to chunks of prefill in order of rank
-//! (priority, then arrival). Nothing overtakes a sequence of better rank that waits for a slot or
+//! as far as the budget goes), so a long prompt never stalls the streams beside it; what is left of
+//! the budget, or less where that would stretch the streams' gaps (`pace`), goes to chunks of prefill
+//! in order of rank (priority, then arrival). Nothing overtakes a sequence of better rank that waits for a slot or
 //! for blocks; one that waits for another choice to compute their prompt lets others by.
 //!
 //! Why it always makes progress: a sequence gets blocks for all its tokens when it is admitted, so

@@ -4,8 +4,9 @@
 //! Codes are words, so that one load serves eight k of a feature, or four: 4-bit ones `[k / 8][16]`,
 //! lowest bits first; 8-bit ones (also those of 5 and 6 bits, which unpack too slowly otherwise)
 //! `[k / 8][2][16]`, the even k in the first word, the odd ones in the second, which is how the
-//! nibbles of a 4-bit word come apart, too: so both meet the same quantised rows. Scales and minima are kept as the file has them (f16, times a
-//! small integer in the K formats): exact, and no bigger than there.
+//! nibbles of a 4-bit word come apart, too: so both meet the same quantised rows. Scales and minima
+//! are kept as the file has them (f16, times a small integer in the K formats): exact, and no bigger
+//! than there.
 
 use std::marker::PhantomData;
 
