@@ -161,8 +161,8 @@ pub(crate) struct EngineOptions {
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
     /// In what numbers activations meet quantised weights (those of plain formats are multiplied as
-    /// they are). int8 rounds them to 8 bits and is several times faster, f32 is the exact one; auto
-    /// is int8.
+    /// they are). int8 rounds them to 8 bits and is faster, but costs some models their sense (smollm2
+    /// is one); auto is f32, the exact one.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) activations: ActivationsName,
     /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
@@ -213,7 +213,7 @@ pub(crate) enum IsaName {
 /// In what numbers activations meet quantised weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ActivationsName {
-    /// int8.
+    /// f32.
     Auto,
     /// As they are.
     F32,

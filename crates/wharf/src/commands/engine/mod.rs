@@ -102,8 +102,9 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<TcpListener> {
 /// Loads the model and starts its engine.
 fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<ServedModel> {
     let activations = match options.activations {
-        ActivationsName::Auto | ActivationsName::Int8 => Activations::Int8,
-        ActivationsName::F32 => Activations::F32,
+        // smollm2 in Q4_1 rambles with rounded activations (November 2026).
+        ActivationsName::Auto | ActivationsName::F32 => Activations::F32,
+        ActivationsName::Int8 => Activations::Int8,
     };
     let load_options =
         LoadOptions { isa: choose_isa(options.isa)?, threads: threads(options), activations };
