@@ -51,7 +51,7 @@ fn prepare(
     let asked = [("max_tokens", fields.max_tokens)];
     let lengths = validate::lengths(state, &asked, default)?;
     let options = validate::choice_options(fields, logprobs)?;
-    let Shape { held_to, stop_rule, parts } = shape::completion(form::form(fields)?);
+    let Shape { held_to, stop_rule, parts } = shape::completion(state, form::form(fields)?);
     let options = ChoiceOptions { stop_rule, parts, ..options };
     let params = validate::sampling(state, fields, logprobs)?;
     let cache_salt = validate::cache_salt(fields)?;

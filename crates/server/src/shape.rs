@@ -29,6 +29,8 @@ pub(crate) struct Shape {
 pub(crate) struct HeldTo {
     grammar: Grammar,
     wishes: Wishes,
+    /// What has been compiled lately costs nothing again, and waits for nobody.
+    known: Option<Constraint>,
 }
 
 /// What a request asks of its answer.
@@ -95,13 +97,14 @@ pub(crate) fn chat(state: &AppState, wishes: Wishes, prompt: &str) -> Result<Sha
         _ => StopRule::Complete,
     };
     let parts = parts(state, &wishes, opening);
-    Ok(Shape { held_to: grammar.map(|grammar| HeldTo { grammar, wishes }), stop_rule, parts })
+    let held_to = grammar.map(|grammar| HeldTo::new(state, grammar, wishes));
+    Ok(Shape { held_to, stop_rule, parts })
 }
 
 /// The shape of a plain completion: its form, and nothing told apart.
-pub(crate) fn completion(form: Option<Form>) -> Shape {
+pub(crate) fn completion(state: &AppState, form: Option<Form>) -> Shape {
     let held_to =
-        form.map(|form| HeldTo { grammar: form.grammar.clone(), wishes: Wishes::form(Some(form)) });
+        form.map(|form| HeldTo::new(state, form.grammar.clone(), Wishes::form(Some(form))));
     let stop_rule = if held_to.is_some() { StopRule::Complete } else { StopRule::Anywhere };
     Shape { held_to, stop_rule, parts: Parts::plain() }
 }
@@ -160,12 +163,15 @@ fn after_reasoning(
 }
 
 impl HeldTo {
-    /// What has been compiled lately costs nothing again, and waits for nobody.
-    ///
+    /// On the compute pool: a grammar may be a megabyte, and is looked for among others.
+    fn new(state: &AppState, grammar: Grammar, wishes: Wishes) -> Self {
+        Self { known: state.compiler.known(&grammar), grammar, wishes }
+    }
+
     /// # Errors
     /// What cannot be enforced, with its path.
     pub(crate) async fn compile(self, state: &Arc<AppState>) -> Result<Constraint, ApiError> {
-        if let Some(known) = state.compiler.known(&self.grammar) {
+        if let Some(known) = self.known {
             return Ok(known);
         }
         let shared = Arc::clone(state);
@@ -175,7 +181,7 @@ impl HeldTo {
     /// The parts that come from the request are compiled first, each alone, so that an error has
     /// the path of its own field.
     fn compile_now(&self, state: &AppState) -> Result<Constraint, ApiError> {
-        let Self { grammar, wishes } = self;
+        let Self { grammar, wishes, .. } = self;
         let compiler = state.compiler.get()?;
         let deadline = compiler.deadline();
         if let Some(form) = &wishes.form {
