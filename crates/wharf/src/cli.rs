@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Measure how fast a server answers, any that speaks the OpenAI API.
     Bench(BenchArgs),
+    /// Measure how well a model predicts a text: what a format or a setting costs.
+    Perplexity(PerplexityArgs),
 }
 
 #[derive(Debug, Args)]
@@ -137,12 +139,8 @@ pub(crate) struct EngineOptions {
     /// the content.
     #[arg(long, value_name = "NAME")]
     pub(crate) reasoning_parser: Option<String>,
-    /// Threads that compute [default: the physical cores this process may use].
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Instructions to use [default: the best this CPU has].
-    #[arg(long, value_name = "ISA")]
-    pub(crate) isa: Option<IsaName>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeOptions,
     /// Longest sequence in tokens, prompt and answer [default: what the model was made for, as far
     /// as the memory for its cache goes].
     #[arg(long, value_name = "TOKENS")]
@@ -157,14 +155,6 @@ pub(crate) struct EngineOptions {
     /// Most requests that wait; one more is answered 429 at once.
     #[arg(long, value_name = "N", default_value = "256")]
     pub(crate) max_num_queued_reqs: NonZeroUsize,
-    /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
-    #[arg(long, value_name = "FORMAT", default_value = "auto")]
-    pub(crate) kv_cache_dtype: KvCacheDtype,
-    /// In what numbers activations meet quantised weights (those of plain formats are multiplied as
-    /// they are). int8 rounds them to 8 bits and is faster, but costs some models their sense (smollm2
-    /// is one); auto is f32, the exact one.
-    #[arg(long, value_name = "FORMAT", default_value = "auto")]
-    pub(crate) activations: ActivationsName,
     /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
     /// at most a quarter of the free memory].
     #[arg(long, value_name = "BYTES")]
@@ -199,6 +189,26 @@ pub(crate) struct EngineOptions {
     pub(crate) sse_keep_alive: u64,
 }
 
+/// How a model is computed; in `wharf.toml`, part of the table `[engine]`.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct ComputeOptions {
+    /// Threads that compute [default: the physical cores this process may use].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Instructions to use [default: the best this CPU has].
+    #[arg(long, value_name = "ISA")]
+    pub(crate) isa: Option<IsaName>,
+    /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
+    /// In what numbers activations meet quantised weights (with those of plain formats they are f32
+    /// always). int8 rounds them to 8 bits, as llama.cpp does, and is much faster; f32 is the exact
+    /// one; auto is int8.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub(crate) activations: ActivationsName,
+}
+
 /// Kernels by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IsaName {
@@ -213,7 +223,7 @@ pub(crate) enum IsaName {
 /// In what numbers activations meet quantised weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ActivationsName {
-    /// f32.
+    /// int8.
     Auto,
     /// As they are.
     F32,
@@ -261,6 +271,25 @@ pub(crate) struct PullArgs {
     /// `org/repo:Q4_K_M`. Of a branch, the newest commit is asked for.
     #[arg(default_value = "smollm2")]
     pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    /// The text to predict, in UTF-8; `-` reads it from standard input.
+    pub(crate) text: PathBuf,
+    /// Model: `smollm2`, a GGUF file, a Hugging Face directory, `org/repo`, or
+    /// `org/repo/file.gguf`.
+    #[arg(long, default_value = "smollm2")]
+    pub(crate) model: String,
+    /// The text is cut into windows of this many tokens, each predicted on its own; the second half
+    /// of each counts.
+    #[arg(long, value_name = "TOKENS", default_value = "512", env = "WHARF_PERPLEXITY_WINDOW")]
+    #[arg(value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    pub(crate) window: u32,
+    #[command(flatten)]
+    pub(crate) compute: ComputeOptions,
     #[command(flatten)]
     pub(crate) hub: HubArgs,
 }

@@ -161,6 +161,7 @@ fn table_of(command: &str, key: &str) -> &'static str {
         "pull" => "pull",
         "chat" => "chat",
         "bench" => "bench",
+        "perplexity" => "perplexity",
         _ => "",
     }
 }

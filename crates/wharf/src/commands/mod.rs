@@ -2,8 +2,11 @@
 
 mod bench;
 mod chat;
+mod cores;
 mod engine;
+mod loading;
 mod model_source;
+mod perplexity;
 mod pull;
 mod serve;
 
@@ -51,6 +54,7 @@ fn try_run(arguments: Vec<OsString>) -> Result<()> {
             Command::Pull(args) => pull::run(args).await,
             Command::Chat(args) => chat::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::Perplexity(args) => perplexity::run(args).await,
         }
     });
     // A blocking task that never ends (a read of the terminal) must not keep the process.

@@ -110,7 +110,7 @@ fn welcome(endpoint: &str, model: &str, has_key: bool) -> String {
     let body = serde_json::json!({
         "model": model,
         "temperature": 0,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "messages": [{"role": "user", "content": "What is the capital of Japan?"}],
     });
     // Within single quotes, a quote of the model's name must not end them.
     let body = body.to_string().replace('\'', "'\\''");
@@ -146,7 +146,7 @@ mod tests {
 
               curl -s http://127.0.0.1:8000/ID/3900/v1/chat/completions \
                 -H "Content-Type: application/json" \
-                -d '{"model":"smollm2","temperature":0,"messages":[{"role":"user","content":"What is the capital of France?"}]}'
+                -d '{"model":"smollm2","temperature":0,"messages":[{"role":"user","content":"What is the capital of Japan?"}]}'
 
             Or talk to it: wharf chat --base-url http://127.0.0.1:8000/ID/3900/v1
             Stop with Ctrl-C.

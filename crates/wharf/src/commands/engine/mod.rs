@@ -1,29 +1,23 @@
 //! `wharf engine`: one model, loaded and served. The only place where the model, the text, the
 //! engine and the server meet; each knows nothing of the others' making.
 
-mod cores;
 mod formats;
 mod kv_cache;
 mod memory;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, UnixListener};
 use wharf_engine::{Engine, EngineConfig};
-use wharf_model::{
-    Activations, GenerationDefaults, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model,
-    ModelInfo, TokenizerSource,
-};
+use wharf_model::{GenerationDefaults, ModelInfo};
 use wharf_server::{Listener, SamplingDefaults, ServedModel, ServerConfig};
 use wharf_text::template::ChatTemplate;
-use wharf_text::tokenizer::{self, Tokenizer};
+use wharf_text::tokenizer::Tokenizer;
 
-use super::model_source;
-use crate::cli::{ActivationsName, EngineArgs, EngineOptions, IsaName, KvCacheDtype};
+use super::{loading, model_source};
+use crate::cli::{EngineArgs, EngineOptions};
 use crate::shutdown::{Heed, Shutdown};
 
 /// Tokens that end an assistant's turn. Files often name one end-of-sequence token only, while the
@@ -101,16 +95,8 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<TcpListener> {
 
 /// Loads the model and starts its engine.
 fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<ServedModel> {
-    let activations = match options.activations {
-        // smollm2 in Q4_1 rambles with rounded activations (November 2026).
-        ActivationsName::Auto | ActivationsName::F32 => Activations::F32,
-        ActivationsName::Int8 => Activations::Int8,
-    };
-    let load_options =
-        LoadOptions { isa: choose_isa(options.isa)?, threads: threads(options), activations };
-    tracing::info!("{load_options:?}");
-    let mut model = Model::load(path, &load_options)?;
-    let tokenizer = build_tokenizer(&model.info().tokenizer)?;
+    let mut model = loading::model(path, &options.compute)?;
+    let tokenizer = loading::tokenizer(&model.info().tokenizer)?;
     let template = template_text(model.info(), options)?;
     let eos_token_ids = end_tokens(model.info(), template.as_deref(), tokenizer.as_ref());
     let reasoning_format =
@@ -128,12 +114,7 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
         );
     }
 
-    let format = match options.kv_cache_dtype {
-        // With smollm2 and 8 streams of 384 tokens: 18% more tokens per second than f32, and 220 MB
-        // less (2 cores of an AMD EPYC with AVX-512, November 2026).
-        KvCacheDtype::Auto | KvCacheDtype::F16 => KvFormat::F16,
-        KvCacheDtype::F32 => KvFormat::F32,
-    };
+    let format = loading::kv_format(&options.compute);
     let plan = kv_cache::plan(&kv_cache::Request {
         trained_len: model.info().max_model_len,
         block_bytes: model.kv_block_bytes(format),
@@ -171,53 +152,6 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
         max_model_len: plan.max_model_len,
         engine,
     })
-}
-
-/// The kernels asked for, or the best there are.
-fn choose_isa(name: Option<IsaName>) -> Result<Isa> {
-    let level = match name {
-        None => return Ok(Isa::detect()),
-        Some(IsaName::Portable) => Level::Portable,
-        Some(IsaName::Avx2) => Level::Avx2,
-        Some(IsaName::Avx512) => Level::Avx512,
-    };
-    Isa::at(level).with_context(|| {
-        let best = Isa::detect().level();
-        format!("this CPU cannot run --isa {level:?}; the best it has is {best:?}").to_lowercase()
-    })
-}
-
-fn threads(options: &EngineOptions) -> NonZeroUsize {
-    options.threads.unwrap_or_else(cores::available)
-}
-
-/// The model's vocabulary as a tokenizer.
-fn build_tokenizer(source: &TokenizerSource) -> Result<Arc<dyn Tokenizer>> {
-    Ok(match source {
-        TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config } => {
-            tokenizer::from_hugging_face(tokenizer_json, tokenizer_config.as_deref())?
-        }
-        TokenizerSource::Gguf(vocabulary) => tokenizer::from_gguf(text_vocabulary(vocabulary))?,
-    })
-}
-
-/// `model` reads the vocabulary, `text` uses it, and neither knows the other: field by field.
-fn text_vocabulary(from: &GgufVocabulary) -> tokenizer::GgufVocabulary {
-    let from = from.clone();
-    tokenizer::GgufVocabulary {
-        model: from.model,
-        pre: from.pre,
-        tokens: from.tokens,
-        scores: from.scores,
-        token_types: from.token_types,
-        merges: from.merges,
-        bos: from.bos,
-        eos: from.eos,
-        unk: from.unk,
-        add_bos: from.add_bos,
-        add_eos: from.add_eos,
-        add_space_prefix: from.add_space_prefix,
-    }
 }
 
 /// The Jinja text of the chat template: the user's, or the model's.
