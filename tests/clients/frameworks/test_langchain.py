@@ -65,6 +65,6 @@ async def _collect(stream):
 def test_a_plain_stream_is_the_plain_answer(chat):
     import asyncio
 
-    question = "What is the capital of France?"
+    question = "What is the capital of Japan?"
     parts = asyncio.run(_collect(chat.astream(question)))
     assert "".join(part.content for part in parts) == chat.invoke(question).content

@@ -47,7 +47,7 @@ def http(server):
 def ask(client, model):
     """One user message, greedy and short unless the test says otherwise."""
 
-    def ask(text="What is the capital of France?", **parameters):
+    def ask(text="What is the capital of Japan?", **parameters):
         extra = {key: parameters.pop(key) for key in list(parameters) if key in EXTENSIONS}
         messages = parameters.pop("messages", [{"role": "user", "content": text}])
         defaults = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 16}

@@ -11,32 +11,32 @@ from conftest import content
 
 
 def test_hello(ask):
-    assert "Paris" in content(ask())
+    assert "Tokyo" in content(ask())
 
 
 def test_the_plain_v1_address_goes_to_the_default_instance(server, model):
     client = OpenAI(base_url=server.plain, api_key="none", max_retries=0)
     answer = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        messages=[{"role": "user", "content": "What is the capital of Japan?"}],
         temperature=0,
         max_tokens=16,
     )
-    assert "Paris" in content(answer)
+    assert "Tokyo" in content(answer)
 
 
 def test_hello_async(async_client, model):
     async def run():
         answer = await async_client.chat.completions.create(
             model=model,
-            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            messages=[{"role": "user", "content": "What is the capital of Japan?"}],
             temperature=0,
             max_tokens=16,
         )
         await async_client.close()
         return answer
 
-    assert "Paris" in content(asyncio.run(run()))
+    assert "Tokyo" in content(asyncio.run(run()))
 
 
 def test_the_answer_has_every_field_of_the_contract(ask, model):
@@ -82,7 +82,7 @@ def test_max_completion_tokens_beats_max_tokens(ask):
 def test_max_tokens_beyond_the_room_is_cut_to_what_fits(ask, client, model):
     """Sentence 20: the prompt fits, so the request is served."""
     answer = ask(max_tokens=client.models.retrieve(model).max_model_len)
-    assert "Paris" in content(answer)
+    assert "Tokyo" in content(answer)
 
 
 def test_the_model_may_be_omitted(http, model):

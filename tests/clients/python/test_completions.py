@@ -4,7 +4,7 @@ import httpx
 import openai
 import pytest
 
-PROMPT = "The capital of France is"
+PROMPT = "The capital of Japan is"
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def complete(client, model):
 
 def test_a_text_prompt(complete, model):
     answer = complete()
-    assert "Paris" in answer.choices[0].text
+    assert "Tokyo" in answer.choices[0].text
     assert answer.object == "text_completion"
     assert answer.id.startswith("cmpl-")
     assert answer.model == model
@@ -111,7 +111,7 @@ def test_detokenize_undoes_tokenize(server, text):
 
 
 def test_tokens_of_a_conversation_are_those_of_its_prompt(server, ask):
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    messages = [{"role": "user", "content": "What is the capital of Japan?"}]
     body = {"messages": messages, "return_token_strs": True}
     tokens = httpx.post(server.root + "/tokenize", json=body).json()
     assert tokens["count"] == ask().usage.prompt_tokens

@@ -24,7 +24,9 @@ def served(request, tmp_path):
     golden = json.loads((GOLDEN / request.param / "golden.json").read_text())
     model = str((GOLDEN / request.param / golden["model"]).resolve())
     # As the goldens were computed: everything in 32-bit floats.
-    running = wharf.start("engine", tmp_path, "--kv-cache-dtype", "f32", model=model)
+    running = wharf.start(
+        "engine", tmp_path, "--kv-cache-dtype", "f32", "--activations", "f32", model=model,
+    )
     yield golden, running
     running.stop()
 

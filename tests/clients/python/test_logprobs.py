@@ -54,7 +54,7 @@ def test_they_sum_to_at_most_one(ask):
 def test_a_stream_has_the_same(client, model, ask):
     plain = ask(logprobs=True, top_logprobs=2).choices[0].logprobs.content
     stream = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": "What is the capital of France?"}],
+        model=model, messages=[{"role": "user", "content": "What is the capital of Japan?"}],
         temperature=0, max_tokens=16, logprobs=True, top_logprobs=2, stream=True,
     )
     streamed = [
@@ -69,7 +69,7 @@ def test_a_stream_has_the_same(client, model, ask):
 
 def test_the_stream_helper_collects_them(client, model):
     with client.chat.completions.stream(
-        model=model, messages=[{"role": "user", "content": "What is the capital of France?"}],
+        model=model, messages=[{"role": "user", "content": "What is the capital of Japan?"}],
         temperature=0, max_tokens=60, logprobs=True, top_logprobs=1,
     ) as stream:
         final = stream.get_final_completion()

@@ -84,16 +84,16 @@ def test_allowed_token_ids_are_the_only_ones(ask, tokens_of):
 
 
 def test_bad_words_do_not_appear(ask):
-    assert "Paris" in content(ask())
-    assert "Paris" not in content(ask(bad_words=["Paris"]))
+    assert "capital" in content(ask())
+    assert "capital" not in content(ask(bad_words=["capital"]))
 
 
 def test_stop_token_ids_end_the_answer(ask, tokens_of):
-    [paris] = tokens_of(" Paris")
-    answer = ask(stop_token_ids=[paris])
+    [tokyo] = tokens_of(" Tokyo")
+    answer = ask(stop_token_ids=[tokyo])
     assert answer.choices[0].finish_reason == "stop"
-    assert answer.choices[0].stop_reason == paris
-    assert "Paris" not in content(answer)
+    assert answer.choices[0].stop_reason == tokyo
+    assert "Tokyo" not in content(answer)
 
 
 def test_ignore_eos_goes_on(ask):

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import content, joined
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
 
 
 def test_a_stream_says_what_the_plain_answer_says(client, model, ask):
