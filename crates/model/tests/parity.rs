@@ -127,7 +127,7 @@ fn every_golden_checkpoint_agrees_with_transformers() {
 
     let mut failures = Vec::new();
     let mut largest: BTreeMap<String, f32> = BTreeMap::new();
-    for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for level in Level::ALL {
         let Some(isa) = Isa::at(level) else {
             println!("{level:?}: this CPU does not have it");
             continue;

@@ -218,6 +218,10 @@ pub(crate) enum IsaName {
     Avx2,
     /// AVX-512.
     Avx512,
+    /// AVX-512 with VNNI.
+    Avx512Vnni,
+    /// AMX.
+    Amx,
 }
 
 /// In what numbers activations meet quantised weights.

@@ -146,6 +146,13 @@ impl Simd for Avx2 {
         ))
     }
     #[inline(always)]
+    fn load_i32(self, from: &[i32; LANES]) -> V {
+        proven!((
+            _mm256_cvtepi32_ps(_mm256_loadu_si256(from.as_ptr().cast())),
+            _mm256_cvtepi32_ps(_mm256_loadu_si256(from.as_ptr().add(8).cast())),
+        ))
+    }
+    #[inline(always)]
     fn load_i8(self, from: &[i8; LANES]) -> V {
         let p = from.as_ptr();
         proven!((
@@ -198,6 +205,7 @@ impl Simd for Avx2 {
         self,
         codes: &[[u32; LANES]; W],
         x: &[[u32; 8]; M],
+        _: &[[i32; 2]; M],
         first: usize,
     ) -> [V; M] {
         let mut out = [self.splat(0.0); M];

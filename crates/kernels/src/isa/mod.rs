@@ -9,6 +9,8 @@
 //! Must not: choose an algorithm. All levels run the same operations in the same order and give the
 //! same bits; they differ in tile sizes only.
 
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "no_amx.rs")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -18,8 +20,12 @@ mod simd;
 
 use std::{fmt, str::FromStr};
 
+pub(crate) use amx::{Amx, ByteTiles};
 pub(crate) use portable::Portable;
 pub(crate) use simd::{LANES, Simd, max_lanes, sum_lanes};
+
+/// Rows of a tile of AMX.
+pub(crate) const TILE_ROWS: usize = 16;
 
 /// A level of SIMD support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,17 +36,24 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ, VL, and all of [`Level::Avx2`].
     Avx512,
+    /// AVX-512 VNNI, and all of [`Level::Avx512`].
+    Avx512Vnni,
+    /// AMX with bytes, on Linux, and all of [`Level::Avx512Vnni`].
+    Amx,
 }
 
 impl Level {
     /// All levels, from the plainest.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Amx];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Amx => "amx",
         }
     }
 }
@@ -53,7 +66,7 @@ impl fmt::Display for Level {
 
 /// A name that is no [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown SIMD level `{0}`: expected `portable`, `avx2` or `avx512`")]
+#[error("unknown level `{0}`: expected one of {names}", names = Level::ALL.map(Level::name).join(", "))]
 pub struct UnknownLevel(pub String);
 
 impl FromStr for Level {
@@ -77,11 +90,13 @@ impl Isa {
             let avx2 = has!("avx2") && has!("fma") && has!("f16c");
             let avx512 =
                 has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
-            match (avx2, avx512) {
-                (true, true) => Self(Level::Avx512),
-                (true, false) => Self(Level::Avx2),
-                (false, _) => Self(Level::Portable),
-            }
+            Self(match () {
+                () if !avx2 => Level::Portable,
+                () if !avx512 => Level::Avx2,
+                () if !has!("avx512vnni") => Level::Avx512,
+                () if Amx::detect().is_some() => Level::Amx,
+                () => Level::Avx512Vnni,
+            })
         }
         #[cfg(not(target_arch = "x86_64"))]
         Self(Level::Portable)
@@ -102,6 +117,12 @@ impl Isa {
         self.0
     }
 
+    /// Tiles, if they are part of the level.
+    #[inline]
+    pub(crate) fn amx(self) -> Option<Amx> {
+        (self.0 == Level::Amx).then(Amx::detect).flatten()
+    }
+
     /// Runs `kernel`, compiled for this instruction set.
     #[inline]
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
@@ -113,8 +134,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, for `Isa(Avx512)`.
             Level::Avx512 => unsafe { avx512::enter(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above, for `Isa(Avx512Vnni)` and `Isa(Amx)`.
+            Level::Avx512Vnni | Level::Amx => unsafe { avx512::enter_vnni(kernel) },
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => unreachable!("`at` gives only what `detect` found"),
+            _ => unreachable!("`at` gives only what `detect` found"),
         }
     }
 }

@@ -61,6 +61,10 @@ impl Simd for Portable {
         from.map(|bits| bf16::from_bits(bits).to_f32())
     }
     #[inline(always)]
+    fn load_i32(self, from: &[i32; LANES]) -> V {
+        from.map(|n| n as f32)
+    }
+    #[inline(always)]
     fn load_i8(self, from: &[i8; LANES]) -> V {
         from.map(f32::from)
     }
@@ -95,6 +99,7 @@ impl Simd for Portable {
         self,
         codes: &[[u32; LANES]; W],
         x: &[[u32; 8]; M],
+        _: &[[i32; 2]; M],
         first: usize,
     ) -> [V; M] {
         let dot = |x: &[u32; 8], lane| dot(&x[first..first + W], |word| codes[word][lane]);

@@ -31,6 +31,8 @@ pub(crate) trait Simd: Copy {
     fn store_f16(self, v: Self::V, to: &mut [u16; LANES]);
     /// Widens bfloat16, exact.
     fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
+    /// Rounds 32-bit integers, exact up to 2²⁴.
+    fn load_i32(self, from: &[i32; LANES]) -> Self::V;
     /// Widens signed bytes, exact.
     fn load_i8(self, from: &[i8; LANES]) -> Self::V;
     /// Words from memory.
@@ -50,10 +52,12 @@ pub(crate) trait Simd: Copy {
     ) -> [Self::V; M];
     /// Σ code · x over 4 `W` k, of 16 features and `M` rows; exact. `codes` and `x`: signed bytes,
     /// in the same order; in `x`, of which the `W` words from `first` are meant, none is -128.
+    /// `sums`: of the bytes of the first and of the last four words of `x`.
     fn dot_bytes<const M: usize, const W: usize>(
         self,
         codes: &[[u32; LANES]; W],
         x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
         first: usize,
     ) -> [Self::V; M];
 

@@ -16,9 +16,9 @@ use crate::isa::{Isa, Kernel, LANES, Level, Simd};
 /// The most rows of a pass.
 fn pass_rows(isa: Isa) -> usize {
     match isa.level() {
-        Level::Avx512 => 8, // 8 rows × 2 panels of accumulators, of 32 registers
-        Level::Avx2 => 4,   // 4 rows × 2 registers, of 16
         Level::Portable => 4,
+        Level::Avx2 => 4, // 4 rows × 2 registers, of 16
+        _ => 8,           // 8 rows × 2 panels of accumulators, of 32 registers
     }
 }
 
@@ -33,9 +33,10 @@ pub(super) fn most(isa: Isa) -> usize {
 /// Panels done at once: each is an independent chain of multiply-adds, to hide their latency.
 fn at_once(isa: Isa, rows: usize) -> usize {
     match (isa.level(), rows) {
-        (Level::Avx512, ..=3) => 4,
-        (Level::Avx512, _) | (Level::Avx2, 1) => 2,
+        (Level::Avx2, 1) => 2,
         (Level::Avx2 | Level::Portable, _) => 1,
+        (_, ..=3) => 4,
+        _ => 2,
     }
 }
 

@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use crate::{
     buffer::{Buffer, Plain},
-    isa::{LANES, Simd},
+    isa::{Isa, Kernel, LANES, Simd},
 };
 
 /// One value for each feature of a panel.
@@ -215,15 +215,42 @@ pub(super) trait Code: Sync + 'static {
     fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> Self::Raw<S>;
     /// The next k.
     fn next<S: Simd>(s: S, raw: &mut Self::Raw<S>) -> S::V;
+    /// Words as words of bytes, `[cols / 4]`; in `space`, if they are not that already.
+    fn bytes<'a>(
+        isa: Isa,
+        words: &'a [Lanes<u32>],
+        space: &'a mut Vec<Lanes<u32>>,
+    ) -> &'a [Lanes<u32>];
     /// Σ code · x of a group of 16 or 32 k, of the panel's features and `M` rows. `codes`: the
     /// group's words; `x`: the rows' codes of 32 k, a word for four, of which the group begins with
-    /// word `first`.
+    /// word `first`, and their sums by halves.
     fn dot<S: Simd, const M: usize>(
         s: S,
         codes: &[Lanes<u32>],
         x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
         first: usize,
     ) -> [S::V; M];
+}
+
+/// Words of nibbles as words of bytes: of each eight k, the even ones, then the odd ones.
+struct SplitNibbles<'a> {
+    words: &'a [Lanes<u32>],          // [cols / 8]
+    bytes: &'a mut [[Lanes<u32>; 2]], // [cols / 8]
+}
+
+impl Kernel for SplitNibbles<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        const NIBBLES: u32 = 0x0f0f_0f0f;
+        for (words, [even, odd]) in self.words.iter().zip(self.bytes) {
+            for lane in 0..LANES {
+                even[lane] = words[lane] & NIBBLES;
+                odd[lane] = words[lane] >> 4 & NIBBLES;
+            }
+        }
+    }
 }
 
 /// k of a step of codes.
@@ -247,11 +274,21 @@ impl Code for Int4 {
     fn next<S: Simd>(s: S, raw: &mut S::W) -> S::V {
         s.next_nibble(raw)
     }
+    fn bytes<'a>(
+        isa: Isa,
+        words: &'a [Lanes<u32>],
+        space: &'a mut Vec<Lanes<u32>>,
+    ) -> &'a [Lanes<u32>] {
+        space.resize(2 * words.len(), [0; LANES]);
+        isa.dispatch(SplitNibbles { words, bytes: space.as_chunks_mut().0 });
+        space
+    }
     #[inline(always)]
     fn dot<S: Simd, const M: usize>(
         s: S,
         codes: &[Lanes<u32>],
         x: &[[u32; 8]; M],
+        _: &[[i32; 2]; M],
         _: usize,
     ) -> [S::V; M] {
         s.dot_nibbles(sized(codes), x)
@@ -272,17 +309,21 @@ impl Code for Int8 {
         raw.swap(0, 1);
         value
     }
+    fn bytes<'a>(_: Isa, words: &'a [Lanes<u32>], _: &'a mut Vec<Lanes<u32>>) -> &'a [Lanes<u32>] {
+        words
+    }
     #[inline(always)]
     fn dot<S: Simd, const M: usize>(
         s: S,
         codes: &[Lanes<u32>],
         x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
         first: usize,
     ) -> [S::V; M] {
         // The groups of Q6_K have 16 k, those of all others 32.
         match codes.len() {
-            4 => s.dot_bytes::<M, 4>(sized(codes), x, first),
-            _ => s.dot_bytes::<M, 8>(sized(codes), x, 0),
+            4 => s.dot_bytes::<M, 4>(sized(codes), x, sums, first),
+            _ => s.dot_bytes::<M, 8>(sized(codes), x, sums, 0),
         }
     }
 }
@@ -343,24 +384,30 @@ impl<C: Code> Panels for CodePanels<C> {
     }
 }
 
-impl<C: Code> CodePanel<'_, C> {
+impl<'a, C: Code> CodePanel<'a, C> {
     /// Whether weights are more than code times scale.
     #[inline(always)]
     pub(super) fn has_minima(&self) -> bool {
         !matches!(self.minima, MinimaView::Zero)
     }
 
-    /// [`Code::dot`] of group `index`; `x`: the rows' codes of the 32 k that it is of.
+    /// The codes as bytes, `[cols / 4][16]`: see [`Code::bytes`].
+    pub(super) fn bytes(self, isa: Isa, space: &'a mut Vec<Lanes<u32>>) -> &'a [Lanes<u32>] {
+        C::bytes(isa, self.codes, space)
+    }
+
+    /// [`Code::dot`] of group `index`; `x`: the rows' codes of the 32 k that it is of, and their sums.
     #[inline(always)]
     pub(super) fn dot<S: Simd, const M: usize>(
         &self,
         s: S,
         index: usize,
         x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
     ) -> [S::V; M] {
         let words = self.group / CODE_STEP * C::WORDS;
         let codes = &self.codes[index * words..(index + 1) * words];
-        C::dot(s, codes, x, index * self.group / 4 % 8)
+        C::dot(s, codes, x, sums, index * self.group / 4 % 8)
     }
 }
 

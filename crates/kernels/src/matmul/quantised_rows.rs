@@ -12,7 +12,9 @@
     reason = "several arrays go by one index; iterators' closures may miss the instruction set"
 )]
 
-use std::cell::RefCell;
+mod amx;
+
+use std::{cell::RefCell, ops::Range};
 
 use super::{
     Call, Weights,
@@ -22,7 +24,7 @@ use super::{
     tiles::Tiles,
 };
 use crate::{
-    isa::{Isa, Kernel, LANES, Level, Simd, max_lanes, sum_lanes},
+    isa::{Amx, Isa, Kernel, LANES, Level, Simd, TILE_ROWS, max_lanes, sum_lanes},
     team::{SharedSlice, Team},
 };
 
@@ -37,12 +39,45 @@ const TASKS_PER_THREAD: usize = 8;
 /// Rows from which on quantising them is worth a parallel region.
 const ROWS_IN_PARALLEL: usize = 8;
 
+/// Rows from which on AMX's tiles, which cost 16 rows' time however few they hold, are the faster way.
+const FEWEST_AMX_ROWS: usize = 8;
+
 /// The most rows of a tile, which pass over a panel together: beside their sums, the group's bytes
 /// fill the registers.
 fn tile_rows(isa: Isa) -> usize {
     match isa.level() {
-        Level::Avx512 => 8,
         Level::Avx2 | Level::Portable => 6,
+        _ => 8,
+    }
+}
+
+/// How rows lie in memory: in tiles, each in its place.
+#[derive(Clone, Copy)]
+struct Layout {
+    tiles: Tiles,
+    /// For AMX: every tile has 16 places, some of them without a row.
+    amx: Option<Amx>,
+}
+
+impl Layout {
+    fn of(isa: Isa, m: usize) -> Self {
+        match isa.amx().filter(|_| m >= FEWEST_AMX_ROWS) {
+            Some(amx) => Self { tiles: Tiles::new(m, TILE_ROWS), amx: Some(amx) },
+            None => Self { tiles: Tiles::new(m, tile_rows(isa)), amx: None },
+        }
+    }
+
+    /// Places in all.
+    fn places(&self, m: usize) -> usize {
+        self.amx.map_or(m, |_| self.tiles.count * TILE_ROWS)
+    }
+
+    /// First place and number of places of `tile`.
+    fn place(&self, tile: usize) -> (usize, usize) {
+        match self.amx {
+            Some(_) => (tile * TILE_ROWS, TILE_ROWS),
+            None => self.tiles.of(tile),
+        }
     }
 }
 
@@ -54,58 +89,93 @@ thread_local! {
 /// Quantised rows, in tiles: what a pass over a panel reads of its rows lies in one piece, in order.
 struct Rows {
     groups: usize,
-    codes: Vec<[u32; 8]>, // [tile][group][row]: of each eight k, the even ones, then the odd ones
-    scales: Vec<f32>,     // [tile][group][row]
-    sums: Vec<f32>,       // [tile][group][row]: scale · Σ code
+    codes: Vec<[u32; 8]>, // [tile][group][place]: of each eight k, the even ones, then the odd ones
+    halves: Vec<[i32; 2]>, // [tile][group][place]: Σ code of 16 k each
+    scales: Vec<f32>,     // [tile][group][place]
+    sums: Vec<f32>,       // [tile][group][place]: scale · Σ code
 }
 
 impl Rows {
     const fn new() -> Self {
-        Self { groups: 0, codes: Vec::new(), scales: Vec::new(), sums: Vec::new() }
+        Self {
+            groups: 0,
+            codes: Vec::new(),
+            halves: Vec::new(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+        }
     }
 
     /// Quantises `x`, `[m, cols]`; `cols` is a multiple of [`GROUP`].
     fn quantise(&mut self, isa: Isa, team: &Team, x: &[f32], cols: usize) {
         let (m, groups) = (x.len() / cols, cols / GROUP);
-        let tiles = Tiles::new(m, tile_rows(isa));
+        let layout = Layout::of(isa, m);
         self.groups = groups;
-        if self.codes.len() < m * groups {
-            self.codes.resize(m * groups, [0; 8]);
-            self.scales.resize(m * groups, 0.0);
-            self.sums.resize(m * groups, 0.0);
+        let size = layout.places(m) * groups;
+        if self.codes.len() < size {
+            self.codes.resize(size, [0; 8]);
+            self.halves.resize(size, [0; 2]);
+            self.scales.resize(size, 0.0);
+            self.sums.resize(size, 0.0);
         }
         let codes = SharedSlice::new(&mut self.codes);
+        let halves = SharedSlice::new(&mut self.halves);
         let scales = SharedSlice::new(&mut self.scales);
         let sums = SharedSlice::new(&mut self.sums);
         let tile = |tile: usize| {
-            let (first, rows) = tiles.of(tile);
-            let range = first * groups..(first + rows) * groups;
-            // SAFETY: each tile is one task's, and tiles do not overlap; so for the next two.
+            let (start, places) = layout.place(tile);
+            let range = start * groups..(start + places) * groups;
+            // SAFETY: each tile is one task's, and tiles do not overlap; so for the next three.
             let codes = unsafe { codes.range(range.clone()) };
+            // SAFETY: as above.
+            let halves = unsafe { halves.range(range.clone()) };
             // SAFETY: as above.
             let scales = unsafe { scales.range(range.clone()) };
             // SAFETY: as above.
             let sums = unsafe { sums.range(range) };
-            for (row, x) in x[first * cols..(first + rows) * cols].chunks_exact(cols).enumerate() {
-                isa.dispatch(Quantise { x, row, rows, codes, scales, sums });
+            let (first, rows) = layout.tiles.of(tile);
+            for (place, x) in x[first * cols..(first + rows) * cols].chunks_exact(cols).enumerate()
+            {
+                isa.dispatch(Quantise { x, place, places, codes, halves, scales, sums });
             }
         };
         match m < ROWS_IN_PARALLEL {
-            true => (0..tiles.count).for_each(tile),
-            false => team.run(tiles.count, &|index, _| tile(index)),
+            true => (0..layout.tiles.count).for_each(tile),
+            false => team.run(layout.tiles.count, &|index, _| tile(index)),
         }
     }
+
+    /// What is held of the places from `start`.
+    fn tile(&self, (start, places): (usize, usize)) -> TileRows<'_> {
+        let range = start * self.groups..(start + places) * self.groups;
+        TileRows {
+            codes: &self.codes[range.clone()],
+            halves: &self.halves[range.clone()],
+            scales: &self.scales[range.clone()],
+            sums: &self.sums[range],
+        }
+    }
+}
+
+/// The rows of a tile.
+#[derive(Clone, Copy)]
+struct TileRows<'a> {
+    codes: &'a [[u32; 8]],  // [groups][places]
+    halves: &'a [[i32; 2]], // [groups][places]
+    scales: &'a [f32],      // [groups][places]
+    sums: &'a [f32],        // [groups][places]
 }
 
 /// Quantises a row. A row with a number that is not finite becomes NaN, as its products would.
 struct Quantise<'a> {
     x: &'a [f32], // [groups · GROUP]
-    /// Which of the tile's `rows` it is.
-    row: usize,
-    rows: usize,
-    codes: &'a mut [[u32; 8]], // [groups][rows]
-    scales: &'a mut [f32],     // [groups][rows]
-    sums: &'a mut [f32],       // [groups][rows]
+    /// Which of the tile's `places` it takes.
+    place: usize,
+    places: usize,
+    codes: &'a mut [[u32; 8]],  // [groups][places]
+    halves: &'a mut [[i32; 2]], // [groups][places]
+    scales: &'a mut [f32],      // [groups][places]
+    sums: &'a mut [f32],        // [groups][places]
 }
 
 impl Kernel for Quantise<'_> {
@@ -118,7 +188,7 @@ impl Kernel for Quantise<'_> {
         let mut faults = zero; // 0, or NaN
         let x = self.x.as_chunks::<GROUP>().0;
         for g in 0..x.len() {
-            let at = g * self.rows + self.row;
+            let at = g * self.places + self.place;
             let halves = x[g].as_chunks::<LANES>().0;
             let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
             faults = s.mul_add(a, zero, s.mul_add(b, zero, faults));
@@ -137,24 +207,25 @@ impl Kernel for Quantise<'_> {
                 s.store(s.mul_add(a, per_unit, magic), low);
                 s.store(s.mul_add(b, per_unit, magic), high);
             }
-            let mut sum = 0i32;
+            let mut halves = [0; 2];
             let mut bytes = [0u8; GROUP];
             for i in 0..GROUP {
                 bytes[i] = rounded[i].to_bits() as u8;
-                sum += i32::from(bytes[i].cast_signed());
+                halves[2 * i / GROUP] += i32::from(bytes[i].cast_signed());
             }
             for i in 0..GROUP / 8 {
                 let [even, odd] = even_and_odd(bytes.as_chunks::<8>().0[i]);
                 self.codes[at][2 * i] = even;
                 self.codes[at][2 * i + 1] = odd;
             }
+            self.halves[at] = halves;
             self.scales[at] = scale;
-            self.sums[at] = scale * sum as f32;
+            self.sums[at] = scale * (halves[0] + halves[1]) as f32;
         }
         if sum_lanes(s, faults).is_nan() {
             for g in 0..x.len() {
-                self.scales[g * self.rows + self.row] = f32::NAN;
-                self.sums[g * self.rows + self.row] = f32::NAN;
+                self.scales[g * self.places + self.place] = f32::NAN;
+                self.sums[g * self.places + self.place] = f32::NAN;
             }
         }
     }
@@ -163,7 +234,7 @@ impl Kernel for Quantise<'_> {
 /// How a call is cut into tasks: blocks of rows, and within each the panels.
 #[derive(Clone, Copy)]
 struct Cut {
-    tiles: Tiles,
+    layout: Layout,
     blocks: usize,
     per_task: usize,
     tasks_per_block: usize,
@@ -171,11 +242,11 @@ struct Cut {
 
 impl Cut {
     fn of(call: &Call<'_>) -> Self {
-        let tiles = Tiles::new(call.m, tile_rows(call.isa));
-        let blocks = call.m.div_ceil(TASK_ROWS).min(tiles.count);
+        let layout = Layout::of(call.isa, call.m);
+        let blocks = call.m.div_ceil(TASK_ROWS).min(layout.tiles.count);
         let wanted = call.team.threads() * TASKS_PER_THREAD;
         let per_task = (call.w.panels() * blocks / wanted).clamp(1, MOST_PANELS);
-        Self { tiles, blocks, per_task, tasks_per_block: call.w.panels().div_ceil(per_task) }
+        Self { layout, blocks, per_task, tasks_per_block: call.w.panels().div_ceil(per_task) }
     }
 
     fn tasks(&self) -> usize {
@@ -207,23 +278,36 @@ pub(super) fn run(calls: &[Call<'_>]) {
 
 fn run_task<C: Code>(call: &Call<'_>, panels: &CodePanels<C>, rows: &Rows, cut: Cut, task: usize) {
     let (block, first) = (task / cut.tasks_per_block, task % cut.tasks_per_block * cut.per_task);
-    let (all, blocks) = (cut.tiles.count, cut.blocks);
+    let (all, blocks) = (cut.layout.tiles.count, cut.blocks);
     let tiles = block * all / blocks..(block + 1) * all / blocks;
-    for index in first..call.w.panels().min(first + cut.per_task) {
-        let panel = panels.panel(index);
-        for tile in tiles.clone() {
-            let (first, count) = cut.tiles.of(tile);
-            let range = first * rows.groups..(first + count) * rows.groups;
-            let pass = Pass {
-                call,
-                first,
-                index,
-                panel,
-                codes: &rows.codes[range.clone()],
-                scales: &rows.scales[range.clone()],
-                sums: &rows.sums[range],
-            };
-            pass.run(count);
+    let indices = first..call.w.panels().min(first + cut.per_task);
+    let task = Task { call, panels, rows, layout: cut.layout, tiles, indices };
+    match cut.layout.amx {
+        Some(amx) => task.run_on(amx),
+        None => task.run(),
+    }
+}
+
+/// Some tiles of rows times some panels.
+struct Task<'a, C: Code> {
+    call: &'a Call<'a>,
+    panels: &'a CodePanels<C>,
+    rows: &'a Rows,
+    layout: Layout,
+    tiles: Range<usize>,
+    /// Of the panels.
+    indices: Range<usize>,
+}
+
+impl<C: Code> Task<'_, C> {
+    fn run(&self) {
+        for index in self.indices.clone() {
+            let panel = self.panels.panel(index);
+            for tile in self.tiles.clone() {
+                let (first, count) = self.layout.tiles.of(tile);
+                let rows = self.rows.tile(self.layout.place(tile));
+                Pass { call: self.call, first, index, panel, rows }.run(count);
+            }
         }
     }
 }
@@ -236,9 +320,7 @@ struct Pass<'a, C: Code> {
     /// The panel's number.
     index: usize,
     panel: CodePanel<'a, C>,
-    codes: &'a [[u32; 8]], // [groups][rows]
-    scales: &'a [f32],     // [groups][rows]
-    sums: &'a [f32],       // [groups][rows]
+    rows: TileRows<'a>,
 }
 
 impl<C: Code> Pass<'_, C> {
@@ -259,9 +341,10 @@ impl<C: Code> Pass<'_, C> {
     fn multiply<const M: usize>(&self) {
         let product = Product::<C, M> {
             panel: self.panel,
-            codes: self.codes.as_chunks().0,
-            scales: self.scales.as_chunks().0,
-            sums: self.sums.as_chunks().0,
+            codes: self.rows.codes.as_chunks().0,
+            halves: self.rows.halves.as_chunks().0,
+            scales: self.rows.scales.as_chunks().0,
+            sums: self.rows.sums.as_chunks().0,
         };
         for (m, lanes) in self.call.isa.dispatch(product).iter().enumerate() {
             // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
@@ -272,9 +355,10 @@ impl<C: Code> Pass<'_, C> {
 
 struct Product<'a, C: Code, const M: usize> {
     panel: CodePanel<'a, C>,
-    codes: &'a [[[u32; 8]; M]], // [groups]
-    scales: &'a [[f32; M]],     // [groups]
-    sums: &'a [[f32; M]],       // [groups]
+    codes: &'a [[[u32; 8]; M]],  // [groups]
+    halves: &'a [[[i32; 2]; M]], // [groups]
+    scales: &'a [[f32; M]],      // [groups]
+    sums: &'a [[f32; M]],        // [groups]
 }
 
 impl<C: Code, const M: usize> Kernel for Product<'_, C, M> {
@@ -290,7 +374,7 @@ impl<C: Code, const M: usize> Kernel for Product<'_, C, M> {
             let (scales, sums) = (&self.scales[g], &self.sums[g]);
             for part in 0..parts {
                 let (scale, min) = self.panel.params(s, g * parts + part);
-                let dots = self.panel.dot(s, g * parts + part, &self.codes[g]);
+                let dots = self.panel.dot(s, g * parts + part, &self.codes[g], &self.halves[g]);
                 for m in 0..M {
                     acc[m] = s.mul_add(dots[m], s.mul(scale, s.splat(scales[m])), acc[m]);
                 }

@@ -34,10 +34,12 @@ fn choose_isa(name: Option<IsaName>) -> Result<Isa> {
         Some(IsaName::Portable) => Level::Portable,
         Some(IsaName::Avx2) => Level::Avx2,
         Some(IsaName::Avx512) => Level::Avx512,
+        Some(IsaName::Avx512Vnni) => Level::Avx512Vnni,
+        Some(IsaName::Amx) => Level::Amx,
     };
     Isa::at(level).with_context(|| {
         let best = Isa::detect().level();
-        format!("this CPU cannot run --isa {level:?}; the best it has is {best:?}").to_lowercase()
+        format!("this CPU cannot run --isa {level}; the best it has is {best}")
     })
 }
 
