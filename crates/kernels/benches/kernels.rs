@@ -57,11 +57,11 @@ fn matrices(isa: Isa, team: &Team) {
     println!("{:16} {:>5} {:>5} {:>10} {:>8} {:>8}", "matrix", "", "m", "time", "GB/s", "GFLOP/s");
     let formats = [
         (Format::Q4_1, Activations::F32),
-        (Format::Q4_1, Activations::Int8),
+        (Format::Q4_1, Activations::Rounded),
         (Format::Q4K, Activations::F32),
-        (Format::Q4K, Activations::Int8),
+        (Format::Q4K, Activations::Rounded),
         (Format::Q8_0, Activations::F32),
-        (Format::Q8_0, Activations::Int8),
+        (Format::Q8_0, Activations::Rounded),
         (Format::Bf16, Activations::F32),
         (Format::F32, Activations::F32),
     ];
@@ -87,7 +87,7 @@ fn matrices(isa: Isa, team: &Team) {
                 let name = format!("{rows}x{cols}");
                 let what = match activations {
                     Activations::F32 => format!("{format:?}"),
-                    Activations::Int8 => format!("{format:?}·8"),
+                    Activations::Rounded => format!("{format:?}·8"),
                 };
                 println!("{name:16} {what:6} {m:5} {time:>10.1?} {bytes:8.1} {flops:8.1}");
             }

@@ -107,7 +107,7 @@ fn activations_in_8_bits_cost_less_than_half_a_percent_of_perplexity() {
             Ok(loss) => loss,
             Err(error) => panic!("{file}: {error}"),
         };
-        let (exact, rounded) = (loss(Activations::F32), loss(Activations::Int8));
+        let (exact, rounded) = (loss(Activations::F32), loss(Activations::Rounded));
         let ratio = (rounded - exact).exp();
         println!("{file}: perplexity {:.4}, times {ratio:.5}", exact.exp());
         assert!(ratio < 1.005 && ratio != 1.0, "{file}: {ratio}");

@@ -202,9 +202,9 @@ pub(crate) struct ComputeOptions {
     /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
-    /// In what numbers activations meet quantised weights (with those of plain formats they are f32
-    /// always). int8 rounds them to 8 bits, as llama.cpp does, and is much faster; f32 is the exact
-    /// one; auto is int8.
+    /// In what numbers activations meet weights. auto rounds them where that makes products much
+    /// faster: to 8 bits for quantised weights, as llama.cpp does, and to bf16 for weights in bf16 where
+    /// the CPU has AMX, as vLLM does. f32 is the exact one.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) activations: ActivationsName,
 }
@@ -224,15 +224,13 @@ pub(crate) enum IsaName {
     Amx,
 }
 
-/// In what numbers activations meet quantised weights.
+/// In what numbers activations meet weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ActivationsName {
-    /// int8.
+    /// Rounded where that is faster.
     Auto,
     /// As they are.
     F32,
-    /// Rounded to 8 bits, with a scale for each 32.
-    Int8,
 }
 
 /// How keys and values are kept.

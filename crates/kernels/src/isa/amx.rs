@@ -1,6 +1,6 @@
 //! AMX: tiles of 16 rows of 64 bytes, and products of two tiles summed in a third (Intel, Architecture
 //! Instruction Set Extensions Programming Reference, chapter 3). The intrinsics are not stable in
-//! Rust, so this is assembly: five instructions, in one place.
+//! Rust, so this is assembly, all of it in this file.
 //!
 //! Tiles are a thread's state, which the kernel lets a process use once it has asked. They are
 //! configured before they are used, and released after, so that a switch of threads needn't save them.
@@ -13,41 +13,62 @@ use std::{
 
 use super::{LANES, TILE_ROWS};
 
-/// Proof that this process may use tiles of bytes.
-#[derive(Clone, Copy)]
+/// Proof that this process may use tiles of bytes and of bfloat16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amx(());
 
 impl Amx {
     /// Asks the CPU and, once, the kernel.
     pub(crate) fn detect() -> Option<Self> {
         static ALLOWED: OnceLock<bool> = OnceLock::new();
-        ALLOWED.get_or_init(|| has_byte_tiles() && request_permission()).then_some(Self(()))
+        ALLOWED.get_or_init(|| has_tiles() && request_permission()).then_some(Self(()))
     }
 
-    /// Sets up this thread's tiles for products over `words` words of four k, 8 at most.
+    /// Sets up this thread's tiles for products over `words` words of four bytes of k, 8 at most.
     ///
     /// # Safety
-    /// No other [`ByteTiles`] of this thread may be alive.
+    /// No other tiles of this thread may be alive.
     pub(crate) unsafe fn byte_tiles(self, words: usize) -> ByteTiles {
         assert!((1..=8).contains(&words), "{words} words");
-        let mut config = Config { palette: 1, ..Config::default() };
         let (x, codes, sums) = ((16, 4 * words), (words, 64), (16, 64));
-        for (tile, (rows, bytes)) in [sums, x, codes, sums, x, codes].into_iter().enumerate() {
-            (config.rows[tile], config.bytes[tile]) = (rows as u8, bytes as u16);
+        // SAFETY: by this function's contract.
+        let configured = unsafe { self.configure(&[sums, x, codes, sums, x, codes]) };
+        ByteTiles { words, _configured: configured }
+    }
+
+    /// Sets up this thread's tiles for products of `rows` rows of bfloat16, 16 at most.
+    ///
+    /// # Safety
+    /// No other tiles of this thread may be alive.
+    pub(crate) unsafe fn bfloat_tiles(self, rows: usize) -> BfloatTiles {
+        assert!((1..=TILE_ROWS).contains(&rows), "{rows} rows");
+        let (x, weights, sums) = ((rows, 64), (16, 64), (rows, 64));
+        // SAFETY: by this function's contract.
+        let configured =
+            unsafe { self.configure(&[sums, sums, sums, sums, x, x, weights, weights]) };
+        BfloatTiles { rows, _configured: configured }
+    }
+
+    /// # Safety
+    /// No other [`Configured`] of this thread may be alive.
+    unsafe fn configure(self, tiles: &[(usize, usize)]) -> Configured {
+        let mut config = Config { palette: 1, ..Config::default() };
+        for (tile, (rows, bytes)) in tiles.iter().enumerate() {
+            (config.rows[tile], config.bytes[tile]) = (*rows as u8, *bytes as u16);
         }
         // SAFETY: the token proves the instruction; it reads the 64 bytes of `config`, which are a
         // valid configuration. Without `nomem` the compiler takes all memory to be read.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, preserves_flags))
         };
-        ByteTiles { words, of_this_thread: PhantomData }
+        Configured(PhantomData)
     }
 }
 
-/// CPUID's bits of AMX-TILE and AMX-INT8.
-fn has_byte_tiles() -> bool {
-    let (tile, int8) = (1 << 24, 1 << 25);
-    __cpuid_count(7, 0).edx & (tile | int8) == tile | int8
+/// CPUID's bits of AMX-BF16, AMX-TILE and AMX-INT8.
+fn has_tiles() -> bool {
+    let all = 1 << 22 | 1 << 24 | 1 << 25;
+    __cpuid_count(7, 0).edx & all == all
 }
 
 /// Asks Linux for the tiles' state, for all threads of this process: 8 KiB that most never need.
@@ -84,11 +105,21 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// This thread's tiles, set up for products of bytes: twice sums, x and codes, so that two products
-/// may be on their way at once.
+/// This thread's tiles, as long as they are configured.
+struct Configured(PhantomData<*mut ()>);
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        // SAFETY: whoever has tiles has the instruction.
+        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+    }
+}
+
+/// Tiles for products of bytes: twice sums, x and codes, so that two products may be on their way at
+/// once.
 pub(crate) struct ByteTiles {
     words: usize,
-    of_this_thread: PhantomData<*mut ()>,
+    _configured: Configured,
 }
 
 impl ByteTiles {
@@ -138,9 +169,125 @@ impl ByteTiles {
     }
 }
 
-impl Drop for ByteTiles {
-    fn drop(&mut self) {
-        // SAFETY: whoever has tiles has the instruction.
-        unsafe { asm!("tilerelease", options(nostack, preserves_flags, nomem)) };
+/// Tiles for products of bfloat16: four of sums, two of x, two of weights.
+pub(crate) struct BfloatTiles {
+    rows: usize,
+    _configured: Configured,
+}
+
+/// Sums of a tile's rows and two panels.
+pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
+
+impl BfloatTiles {
+    /// `sums[t][p][m][n] = Σ x[t][m] · weights[p][n]` for two tiles of rows and two panels.
+    ///
+    /// `x`: `[k / 32][rows][16]`, words of two k; `weights`: `[k / 2][16]`, words of two k. The sum of
+    /// 32 k is a chain of fused multiply-adds of the even ones from 0, one of the odd ones, and the sum
+    /// of both; these are added up in order of k. Numbers too small to be normal count as 0.
+    pub(crate) fn multiply_two(
+        &self,
+        x: [&[[u32; LANES]]; 2],
+        weights: [&[[u32; LANES]]; 2],
+        sums: &mut [PairOfSums; 2],
+    ) {
+        let steps = self.steps(&x, weights);
+        if steps == 0 {
+            return *sums = Default::default();
+        }
+        // SAFETY: the tiles are configured, so the instructions are there. Each step reads `rows` lines
+        // of each `x` and 16 of each of `weights`, which have as many for each step; `sums` has room for
+        // four tiles. The block names every register of tiles that it changes.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm6, [{w0} + {line} * 1]",
+                "tileloadd tmm4, [{x0} + {line} * 1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{w1} + {line} * 1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{x1} + {line} * 1]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {w0}, 1024",
+                "add {w1}, 1024",
+                "add {x0}, {x_step}",
+                "add {x1}, {x_step}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {line} * 1], tmm0",
+                "tilestored [{sums} + {line} * 1 + 1024], tmm1",
+                "tilestored [{sums} + {line} * 1 + 2048], tmm2",
+                "tilestored [{sums} + {line} * 1 + 3072], tmm3",
+                w0 = inout(reg) weights[0].as_ptr() => _,
+                w1 = inout(reg) weights[1].as_ptr() => _,
+                x0 = inout(reg) x[0].as_ptr() => _,
+                x1 = inout(reg) x[1].as_ptr() => _,
+                x_step = in(reg) self.rows * size_of::<[u32; LANES]>(),
+                steps = inout(reg) steps => _,
+                line = in(reg) size_of::<[u32; LANES]>(),
+                sums = in(reg) sums.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// [`BfloatTiles::multiply_two`] for one tile of rows.
+    pub(crate) fn multiply_one(
+        &self,
+        x: &[[u32; LANES]],
+        weights: [&[[u32; LANES]]; 2],
+        sums: &mut PairOfSums,
+    ) {
+        let steps = self.steps(&[x], weights);
+        if steps == 0 {
+            return *sums = Default::default();
+        }
+        // SAFETY: as in `multiply_two`, with one `x` and two tiles of sums.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "2:",
+                "tileloadd tmm4, [{x} + {line} * 1]",
+                "tileloadd tmm6, [{w0} + {line} * 1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{w1} + {line} * 1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {w0}, 1024",
+                "add {w1}, 1024",
+                "add {x}, {x_step}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {line} * 1], tmm0",
+                "tilestored [{sums} + {line} * 1 + 1024], tmm1",
+                w0 = inout(reg) weights[0].as_ptr() => _,
+                w1 = inout(reg) weights[1].as_ptr() => _,
+                x = inout(reg) x.as_ptr() => _,
+                x_step = in(reg) self.rows * size_of::<[u32; LANES]>(),
+                steps = inout(reg) steps => _,
+                line = in(reg) size_of::<[u32; LANES]>(),
+                sums = in(reg) sums.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// Steps of 32 k. Panics where the operands disagree about them.
+    fn steps(&self, x: &[&[[u32; LANES]]], weights: [&[[u32; LANES]]; 2]) -> usize {
+        let steps = weights[0].len() / 16;
+        for weights in weights {
+            assert_eq!(weights.len(), 16 * steps, "weights of {steps} steps");
+        }
+        for x in x {
+            assert_eq!(x.len(), self.rows * steps, "{} rows of {steps} steps", self.rows);
+        }
+        steps
     }
 }

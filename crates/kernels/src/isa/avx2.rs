@@ -134,18 +134,6 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn load_bf16(self, from: &[u16; LANES]) -> V {
-        let p = from.as_ptr();
-        proven!((
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
-                p.cast()
-            )))),
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
-                p.add(8).cast()
-            ))))
-        ))
-    }
-    #[inline(always)]
     fn load_i32(self, from: &[i32; LANES]) -> V {
         proven!((
             _mm256_cvtepi32_ps(_mm256_loadu_si256(from.as_ptr().cast())),
@@ -175,6 +163,17 @@ impl Simd for Avx2 {
             );
             *words = (_mm256_srli_epi32::<4>(words.0), _mm256_srli_epi32::<4>(words.1));
             nibbles
+        })
+    }
+    #[inline(always)]
+    fn next_bf16(self, words: &mut (__m256i, __m256i)) -> V {
+        proven!({
+            let (low, high) = *words;
+            *words = (_mm256_srli_epi32::<16>(low), _mm256_srli_epi32::<16>(high));
+            (
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            )
         })
     }
     #[inline(always)]

@@ -68,12 +68,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         ))
     }
     #[inline(always)]
-    fn load_bf16(self, from: &[u16; LANES]) -> __m512 {
-        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
-            _mm256_loadu_si256(from.as_ptr().cast())
-        ))))
-    }
-    #[inline(always)]
     fn load_i32(self, from: &[i32; LANES]) -> __m512 {
         proven!(_mm512_cvtepi32_ps(_mm512_loadu_si512(from.as_ptr().cast())))
     }
@@ -95,6 +89,14 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let nibbles = _mm512_permutexvar_ps(*words, numbers);
             *words = _mm512_srli_epi32::<4>(*words);
             nibbles
+        })
+    }
+    #[inline(always)]
+    fn next_bf16(self, words: &mut __m512i) -> __m512 {
+        proven!({
+            let number = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(*words));
+            *words = _mm512_srli_epi32::<16>(*words);
+            number
         })
     }
     #[inline(always)]

@@ -20,7 +20,7 @@ mod simd;
 
 use std::{fmt, str::FromStr};
 
-pub(crate) use amx::{Amx, ByteTiles};
+pub(crate) use amx::{Amx, BfloatTiles, ByteTiles, PairOfSums};
 pub(crate) use portable::Portable;
 pub(crate) use simd::{LANES, Simd, max_lanes, sum_lanes};
 
@@ -38,7 +38,7 @@ pub enum Level {
     Avx512,
     /// AVX-512 VNNI, and all of [`Level::Avx512`].
     Avx512Vnni,
-    /// AMX with bytes, on Linux, and all of [`Level::Avx512Vnni`].
+    /// AMX with bytes and bfloat16, on Linux, and all of [`Level::Avx512Vnni`].
     Amx,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{LANES, TILE_ROWS};
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Amx {}
 
 impl Amx {
@@ -14,6 +14,36 @@ impl Amx {
     /// Cannot be called.
     pub(crate) unsafe fn byte_tiles(self, _: usize) -> ByteTiles {
         match self {}
+    }
+
+    /// # Safety
+    /// Cannot be called.
+    pub(crate) unsafe fn bfloat_tiles(self, _: usize) -> BfloatTiles {
+        match self {}
+    }
+}
+
+pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
+
+pub(crate) enum BfloatTiles {}
+
+impl BfloatTiles {
+    pub(crate) fn multiply_two(
+        &self,
+        _: [&[[u32; LANES]]; 2],
+        _: [&[[u32; LANES]]; 2],
+        _: &mut [PairOfSums; 2],
+    ) {
+        match *self {}
+    }
+
+    pub(crate) fn multiply_one(
+        &self,
+        _: &[[u32; LANES]],
+        _: [&[[u32; LANES]]; 2],
+        _: &mut PairOfSums,
+    ) {
+        match *self {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operations in plain Rust, for every CPU, and the meaning of those in the other files.
 
-use half::{bf16, f16};
+use half::f16;
 
 use super::simd::{LANES, Simd};
 
@@ -57,10 +57,6 @@ impl Simd for Portable {
         *to = v.map(|x| f16::from_f32(x).to_bits());
     }
     #[inline(always)]
-    fn load_bf16(self, from: &[u16; LANES]) -> V {
-        from.map(|bits| bf16::from_bits(bits).to_f32())
-    }
-    #[inline(always)]
     fn load_i32(self, from: &[i32; LANES]) -> V {
         from.map(|n| n as f32)
     }
@@ -77,6 +73,12 @@ impl Simd for Portable {
         let nibbles = words.map(|w| (w & 15) as f32);
         words.iter_mut().for_each(|w| *w >>= 4);
         nibbles
+    }
+    #[inline(always)]
+    fn next_bf16(self, words: &mut [u32; LANES]) -> V {
+        let numbers = words.map(|w| f32::from_bits(w << 16));
+        words.iter_mut().for_each(|w| *w >>= 16);
+        numbers
     }
     #[inline(always)]
     fn next_byte(self, words: &mut [u32; LANES]) -> V {

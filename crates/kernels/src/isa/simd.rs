@@ -29,8 +29,6 @@ pub(crate) trait Simd: Copy {
     fn load_f16(self, from: &[u16; LANES]) -> Self::V;
     /// Narrows to IEEE half precision, to nearest even, overflow to infinity.
     fn store_f16(self, v: Self::V, to: &mut [u16; LANES]);
-    /// Widens bfloat16, exact.
-    fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
     /// Rounds 32-bit integers, exact up to 2²⁴.
     fn load_i32(self, from: &[i32; LANES]) -> Self::V;
     /// Widens signed bytes, exact.
@@ -39,6 +37,8 @@ pub(crate) trait Simd: Copy {
     fn load_words(self, from: &[u32; LANES]) -> Self::W;
     /// The lowest four bits of each word as a number 0 to 15; the words move on by four bits.
     fn next_nibble(self, words: &mut Self::W) -> Self::V;
+    /// The lower half of each word as bfloat16, exact; the words move on by sixteen bits.
+    fn next_bf16(self, words: &mut Self::W) -> Self::V;
     /// The lowest byte of each word as a signed number; the words move on by eight bits.
     fn next_byte(self, words: &mut Self::W) -> Self::V;
 

@@ -4,17 +4,20 @@
 //! feature (`panel.rs`, `pack.rs`). Each output is then one chain of fused multiply-adds over k from
 //! 0 up, `acc = x[k] · w[k] + acc`, whatever the number of rows, the tile, the thread or the
 //! instruction set: row independence, and equal bits everywhere, by construction. A quantised
-//! weight is `code · scale + min`, one more fused multiply-add.
+//! weight is `code · scale + min`, one more fused multiply-add. Where x is rounded the chain is
+//! another, again the same for every number of rows; in bfloat16 it is AMX's own.
 //!
 //! - `few_rows.rs`, up to 12 or 24 rows: unpacks in registers, streams the weights once. Bound by
 //!   memory.
 //! - `many_rows.rs`: unpacks panels to a tile in the L1 cache that many rows share. Bound by FMAs.
-//! - `quantised_rows.rs`: where the matrix asks for it ([`Activations::Int8`]), x is rounded to bytes
-//!   and the products are of integers.
+//! - `quantised_rows.rs`: where the matrix asks for it ([`Activations::Rounded`]), x is rounded to
+//!   bytes and the products are of integers.
+//! - `bfloat_rows.rs`: where the matrix asks for it and there is AMX, x is rounded to bfloat16.
 //! - `reference.rs`: three loops, the tests' oracle.
 //!
 //! Must not: split k between chains or threads.
 
+mod bfloat_rows;
 mod few_rows;
 mod many_rows;
 mod pack;
@@ -29,20 +32,30 @@ mod tiles;
 pub(crate) use tests::Bits;
 
 use crate::{
-    isa::{Isa, LANES},
+    isa::{Amx, Isa, LANES},
     quant::Format,
     team::{SharedSlice, Team},
 };
 use panel::Weights;
 
-/// In what numbers the rows of x meet coded weights (those of plain formats are f32 always).
+/// In what numbers the rows of x meet the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
     /// As they are; the weights are unpacked.
     #[default]
     F32,
-    /// Rounded to signed bytes with a scale for each 32, as llama.cpp does: several times faster.
-    Int8,
+    /// Rounded, and several times faster. Where weights are coded: to signed bytes with a scale for
+    /// each 32, as llama.cpp does. Where they are bfloat16 and the CPU has AMX: to bfloat16, as vLLM
+    /// does. Elsewhere nothing is rounded.
+    Rounded,
+}
+
+/// The algorithms, by what becomes of x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Floats,
+    Bytes,
+    Bfloats(Amx),
 }
 
 /// A weight matrix `[rows = output features, cols = input features]`, repacked once for the kernels.
@@ -111,10 +124,17 @@ impl PackedMatrix {
         Self { activations, ..self }
     }
 
-    /// Whether x is rounded to integers before it is multiplied.
-    fn quantises_rows(&self) -> bool {
-        let coded = matches!(self.weights, Weights::Int4(_) | Weights::Int8(_));
-        coded && self.activations == Activations::Int8
+    fn way(&self, isa: Isa) -> Way {
+        match (&self.weights, self.activations) {
+            (_, Activations::F32) => Way::Floats,
+            (Weights::Int4(_) | Weights::Int8(_), Activations::Rounded) => Way::Bytes,
+            (Weights::Bf16(_), Activations::Rounded)
+                if self.cols.is_multiple_of(bfloat_rows::STEP) =>
+            {
+                isa.amx().map_or(Way::Floats, Way::Bfloats)
+            }
+            (_, Activations::Rounded) => Way::Floats,
+        }
     }
 
     /// Output features.
@@ -170,11 +190,12 @@ pub fn matmul_all<const N: usize>(
         return;
     }
     // Runs of calls of one kind; there is one as a rule.
-    for calls in calls.chunk_by(|a, b| a.w.quantises_rows() == b.w.quantises_rows()) {
-        match calls {
-            [first, ..] if first.w.quantises_rows() => quantised_rows::run(calls),
-            _ if m > few_rows::most(isa) => calls.iter().for_each(Call::run_many),
-            _ => run_few(team, calls),
+    for calls in calls.chunk_by(|a, b| a.w.way(isa) == b.w.way(isa)) {
+        match calls[0].w.way(isa) {
+            Way::Bytes => quantised_rows::run(calls),
+            Way::Bfloats(amx) => bfloat_rows::run(amx, calls),
+            Way::Floats if m > few_rows::most(isa) => calls.iter().for_each(Call::run_many),
+            Way::Floats => run_few(team, calls),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::panel::{CODE_STEP, Code, CodePanels, Factors, Minima, PlainPanels, Weights};
+use super::panel::{
+    CODE_STEP, Code, CodePanels, Factors, Minima, PairPanels, PlainPanels, Weights,
+};
 use crate::{
     buffer::{Buffer, Plain},
     isa::LANES,
@@ -31,8 +33,12 @@ impl Source<'_> {
                 data: self.plain(team, u16::from_le_bytes),
                 cols: self.cols,
             }),
-            Format::Bf16 => Weights::Bf16(PlainPanels {
-                data: self.plain(team, u16::from_le_bytes),
+            Format::Bf16 if self.cols.is_multiple_of(2) => {
+                Weights::Bf16(PairPanels { words: self.pairs(team), cols: self.cols })
+            }
+            // Of no real model; exact all the same.
+            Format::Bf16 => Weights::F32(PlainPanels {
+                data: self.plain(team, |[low, high]| f32::from_le_bytes([0, 0, low, high])),
                 cols: self.cols,
             }),
             Format::Q4_0 | Format::Q4_1 | Format::Q4K => {
@@ -80,6 +86,20 @@ impl Source<'_> {
             for (lane, bytes) in self.rows_of(panel) {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
                     out[lane] = read(*bytes);
+                }
+            }
+        });
+        data
+    }
+
+    /// `[panels][cols / 2]` words of two numbers of two bytes; `cols` is even.
+    fn pairs(&self, team: &Team) -> Buffer<[u32; LANES]> {
+        let words = self.cols / 2;
+        let mut data = Buffer::zeroed(self.panels() * words);
+        team.run_chunks(&mut data, words.max(1), &|panel, out: &mut [[u32; LANES]], _| {
+            for (lane, bytes) in self.rows_of(panel) {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    out[lane] = u32::from_le_bytes(*bytes);
                 }
             }
         });

@@ -1,7 +1,7 @@
 //! Packed weights: panels of 16 output features, and their unpacking to vectors.
 //!
-//! In a panel, the 16 features' values for one k lie side by side. Plain formats are `[k][16]`.
-//! Codes are words, so that one load serves eight k of a feature, or four: 4-bit ones `[k / 8][16]`,
+//! In a panel, the 16 features' values for one k lie side by side. Plain formats are `[k][16]`, but for
+//! bfloat16: words of two k, `[k / 2][16]`, which is how AMX's tiles want them. Codes are words, so that one load serves eight k of a feature, or four: 4-bit ones `[k / 8][16]`,
 //! lowest bits first; 8-bit ones (also those of 5 and 6 bits, which unpack too slowly otherwise)
 //! `[k / 8][2][16]`, the even k in the first word, the odd ones in the second, which is how the
 //! nibbles of a 4-bit word come apart, too: so both meet the same quantised rows. Scales and minima
@@ -22,7 +22,7 @@ type Lanes<T> = [T; LANES];
 pub(super) enum Weights {
     F32(PlainPanels<F32>),
     F16(PlainPanels<F16>),
-    Bf16(PlainPanels<Bf16>),
+    Bf16(PairPanels),
     Int4(CodePanels<Int4>),
     Int8(CodePanels<Int8>),
 }
@@ -32,7 +32,7 @@ impl Weights {
         match self {
             Self::F32(panels) => panels.data.bytes(),
             Self::F16(panels) => panels.data.bytes(),
-            Self::Bf16(panels) => panels.data.bytes(),
+            Self::Bf16(panels) => panels.words.bytes(),
             Self::Int4(panels) => panels.bytes(),
             Self::Int8(panels) => panels.bytes(),
         }
@@ -91,15 +91,6 @@ impl Number for F16 {
     }
 }
 
-pub(super) struct Bf16;
-impl Number for Bf16 {
-    type Stored = u16;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &Lanes<u16>) -> S::V {
-        s.load_bf16(from)
-    }
-}
-
 /// Plain numbers.
 pub(super) struct PlainPanels<N: Number> {
     pub(super) data: Buffer<Lanes<N::Stored>>, // [panels][cols]
@@ -144,6 +135,47 @@ impl<N: Number> Panel for PlainPanel<'_, N> {
     #[inline(always)]
     fn next<S: Simd>(_: S, (): &(), raw: &mut S::V) -> S::V {
         *raw
+    }
+}
+
+/// Pairs of bfloat16.
+pub(super) struct PairPanels {
+    pub(super) words: Buffer<Lanes<u32>>, // [panels][cols / 2]: the even k in the lower half
+    pub(super) cols: usize,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct PairPanel<'a> {
+    pub(super) words: &'a [Lanes<u32>], // [cols / 2]
+}
+
+impl Panels for PairPanels {
+    type Panel<'a> = PairPanel<'a>;
+    #[inline]
+    fn panel(&self, index: usize) -> PairPanel<'_> {
+        let words = self.cols / 2;
+        PairPanel { words: &self.words[index * words..][..words] }
+    }
+}
+
+impl Panel for PairPanel<'_> {
+    const STEP: usize = 2;
+    type Params<S: Simd> = ();
+    type Raw<S: Simd> = S::W;
+
+    #[inline(always)]
+    fn group_len(&self) -> usize {
+        2 * self.words.len()
+    }
+    #[inline(always)]
+    fn params<S: Simd>(&self, _: S, _: usize) {}
+    #[inline(always)]
+    fn raw<S: Simd>(&self, s: S, index: usize) -> S::W {
+        s.load_words(&self.words[index])
+    }
+    #[inline(always)]
+    fn next<S: Simd>(s: S, (): &(), raw: &mut S::W) -> S::V {
+        s.next_bf16(raw)
     }
 }
 

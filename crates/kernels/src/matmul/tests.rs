@@ -5,7 +5,11 @@ use std::num::NonZeroUsize;
 use proptest::prelude::*;
 
 use super::{Activations, PackError, PackedMatrix, matmul, matmul_all, reference};
-use crate::{isa::Isa, quant::Format, team::Team};
+use crate::{
+    isa::{Isa, Level},
+    quant::{Format, dequantize},
+    team::Team,
+};
 
 /// A stream of bits that looks random enough (Steele et al. 2014, SplitMix64).
 pub(crate) struct Bits(pub(crate) u64);
@@ -85,7 +89,7 @@ fn check_as(
     // A group of integers takes a few roundings more: its scale, and x rounded in another order.
     let (met, roundings) = match activations {
         Activations::F32 => (x.clone(), cols + 2),
-        Activations::Int8 => (rounded(&x), cols + 8),
+        Activations::Rounded => (rounded(&x), cols + 8),
     };
     let want = reference::matmul(&met, m, format, rows, cols, &src);
     let mut first = None;
@@ -104,7 +108,7 @@ fn check_as(
     }
 }
 
-/// What `Activations::Int8` makes of x `[m, cols]`, in plain arithmetic.
+/// What `Activations::Rounded` makes of x before it meets coded weights, `[m, cols]`, in plain arithmetic.
 fn rounded(x: &[f32]) -> Vec<f32> {
     let group = |x: &[f32]| {
         let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
@@ -124,7 +128,7 @@ fn check(format: Format, rows: usize, cols: usize, m: usize, threads: usize, see
 
 /// [`check_as`] is, with x rounded to bytes.
 fn check_int8(format: Format, rows: usize, cols: usize, m: usize, threads: usize, seed: u64) {
-    check_as(Activations::Int8, format, [rows, cols, m], threads, seed);
+    check_as(Activations::Rounded, format, [rows, cols, m], threads, seed);
 }
 
 const CODED: [Format; 8] = [
@@ -161,7 +165,7 @@ fn the_largest_products_are_exact() {
         let mut block = vec![byte; format.block_bytes()];
         block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes());
         let w = PackedMatrix::pack(&team, format, 1, 32, &block, &|r| r).unwrap();
-        let w = w.with_activations(Activations::Int8);
+        let w = w.with_activations(Activations::Rounded);
         for sign in [1.0, -1.0] {
             let x = vec![127.0 * sign; 32];
             let want = reference::matmul(&x, 1, format, 1, 32, &block)[0].0 as f32;
@@ -173,12 +177,56 @@ fn the_largest_products_are_exact() {
     }
 }
 
+/// To the bit: on AMX the sums as Intel's manual has them, of x rounded; elsewhere as with x in f32.
+#[test]
+fn rows_rounded_to_bfloat16_meet_bfloat16() {
+    let (format, team) = (Format::Bf16, team(2));
+    for (rows, cols) in [(1, 32), (16, 64), (17, 96), (33, 43), (70, 352), (90, 60)] {
+        for m in [1, 2, 3, 15, 16, 17, 31, 32, 33, 50, 140] {
+            let mut bits = Bits((rows * m) as u64);
+            let src = source(format, rows * cols, &mut bits);
+            let x = bits.numbers(m * cols);
+            let w = PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap();
+            let exact = multiply(Isa::detect(), &team, &x, m, &w);
+            let tiles = in_tiles(&x, rows, cols, &src);
+            let w = w.with_activations(Activations::Rounded);
+            for isa in Isa::available() {
+                let want = match isa.level() == Level::Amx && cols % 32 == 0 {
+                    true => &tiles,
+                    false => &exact,
+                };
+                let got = multiply(isa, &team, &x, m, &w);
+                assert_eq!(&got, want, "{rows}x{cols}, {m} rows, {:?}", isa.level());
+            }
+        }
+    }
+}
+
+/// `TDPBF16PS` in plain arithmetic: of 32 k the even ones, the odd ones, their sum, added to the sum.
+fn in_tiles(x: &[f32], rows: usize, cols: usize, src: &[u8]) -> Vec<u32> {
+    let mut w = vec![0.0; rows * cols];
+    dequantize(Format::Bf16, src, &mut w);
+    let x: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+    let dot = |x: &[f32], w: &[f32]| {
+        let every_second = |from: usize| {
+            let products = x.iter().zip(w).skip(from).step_by(2);
+            products.fold(0.0, |sum, (x, w)| x.mul_add(*w, sum))
+        };
+        every_second(0) + every_second(1)
+    };
+    let product = |x: &[f32], w: &[f32]| -> f32 {
+        x.chunks(32).zip(w.chunks(32)).fold(0.0, |sum, (x, w)| sum + dot(x, w))
+    };
+    let row = |x: &[f32]| w.chunks(cols).map(|w| product(x, w).to_bits()).collect::<Vec<_>>();
+    x.chunks(cols).flat_map(row).collect()
+}
+
 #[test]
 fn rows_that_bytes_cannot_hold() {
     let team = team(1);
     let src = source(Format::Q8_0, 64, &mut Bits(2));
     let w = PackedMatrix::pack(&team, Format::Q8_0, 1, 64, &src, &|r| r).unwrap();
-    let w = w.with_activations(Activations::Int8);
+    let w = w.with_activations(Activations::Rounded);
     for isa in Isa::available() {
         let product = |x: &[f32]| f32::from_bits(multiply(isa, &team, x, 1, &w)[0]);
         for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -313,7 +361,7 @@ fn matrices_side_by_side_are_each_as_alone() {
         PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap()
     });
     // One that rounds its rows beside others that do not.
-    let c = c.with_activations(Activations::Int8);
+    let c = c.with_activations(Activations::Rounded);
     for isa in Isa::available() {
         for m in [0, 1, 5, 24, 25, 60] {
             let x = bits.numbers(m * cols);

@@ -18,7 +18,7 @@ pub(crate) fn model(path: &Path, options: &ComputeOptions) -> Result<Model> {
     let activations = match options.activations {
         // With smollm2 in Q4_1: half as fast again, perplexity times 1.001 (2 cores of an AMD EPYC with
         // AVX2, November 2026).
-        ActivationsName::Auto | ActivationsName::Int8 => Activations::Int8,
+        ActivationsName::Auto => Activations::Rounded,
         ActivationsName::F32 => Activations::F32,
     };
     let threads = options.threads.unwrap_or_else(cores::available);
