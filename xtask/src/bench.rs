@@ -4,6 +4,9 @@
 //! on the same file, loads each with `wharf bench`, and prints medians: these figures
 //! depend on the machine and on what else it does, so its load average stands beside them.
 
+mod make_model;
+mod shape;
+
 use std::{
     fs,
     net::TcpListener,
@@ -29,6 +32,8 @@ enum What {
     Kernels,
     /// The server, and llama.cpp's beside it
     Server(ServerArgs),
+    /// Make a model of random weights in a published shape
+    MakeModel(make_model::MakeModelArgs),
 }
 
 #[derive(clap::Args)]
@@ -66,6 +71,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.what {
         What::Kernels => tools::run(tools::cargo().args(["bench", "--package", "wharf-kernels"])),
         What::Server(args) => server(args),
+        What::MakeModel(args) => make_model::run(args),
     }
 }
 
