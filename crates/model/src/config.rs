@@ -4,9 +4,12 @@
 //! Every number is bounded here, so that no product of two of them overflows later and no list made
 //! from one of them is huge. Nothing here opens a file.
 
+mod architecture;
 mod fields;
 mod hf;
 
+pub use architecture::Architecture;
+pub(crate) use architecture::AttentionBias;
 pub(crate) use fields::Fields;
 pub use hf::parse;
 
@@ -14,40 +17,6 @@ use crate::{
     error::Malformed,
     rope::{RopeConfig, Scaling},
 };
-
-/// The networks we run. They are one decoder with options; this says whose defaults hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// Llama 1 to 3.3, SmolLM2.
-    Llama,
-    /// Mistral: Llama with a sliding window.
-    Mistral,
-    /// Qwen2 and Qwen2.5: Llama with biases on queries, keys and values.
-    Qwen2,
-    /// Qwen3: Llama with normalised queries and keys.
-    Qwen3,
-}
-
-impl Architecture {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
-
-    /// Hugging Face's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Mistral => "MistralForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
-        }
-    }
-
-    /// Whether llama.cpp's converter permutes the rows of queries and keys (to rotate neighbouring
-    /// pairs instead of halves).
-    pub(crate) fn is_interleaved_in_gguf(self) -> bool {
-        matches!(self, Self::Llama | Self::Mistral)
-    }
-}
 
 /// Which linear layers add a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -135,8 +135,8 @@ impl<'w> LayerPlan<'w> {
         let (heads, kv_heads) =
             (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let interleaved = (inventory.naming() == Naming::Gguf
-            && config.architecture.is_interleaved_in_gguf())
-        .then_some(config.head_dim);
+            && config.architecture.traits().interleaved_in_gguf)
+            .then_some(config.head_dim);
         let mut linear = |part, shape, bias, interleaved| {
             LinearPlan::new(inventory, part, layer, shape, bias, interleaved)
         };

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{Architecture, Bias, Config, Fields, limits, scaled_context};
+use super::{Architecture, AttentionBias, Bias, Config, Fields, limits, scaled_context};
 use crate::{
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
@@ -39,11 +39,11 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let num_heads = fields.required_count("num_attention_heads", limits::HEADS)?;
     let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
     let rope = rope(&fields, trained)?;
-    let attention_bias = match architecture {
-        Architecture::Llama | Architecture::Qwen3 => fields.flag("attention_bias")? == Some(true),
-        Architecture::Mistral | Architecture::Qwen2 => false,
-    };
-    let mlp_bias = architecture == Architecture::Llama && fields.flag("mlp_bias")? == Some(true);
+    let traits = architecture.traits();
+    let attention_bias = traits.attention_bias == AttentionBias::Optional
+        && fields.flag("attention_bias")? == Some(true);
+    let qkv_bias = attention_bias || traits.attention_bias == AttentionBias::Qkv;
+    let mlp_bias = traits.optional_mlp_bias && fields.flag("mlp_bias")? == Some(true);
     let config = Config {
         architecture,
         hidden_size,
@@ -56,10 +56,10 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         max_model_len: scaled_context(trained, &rope.scaling),
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
         rope,
-        qkv_bias: present(attention_bias || architecture == Architecture::Qwen2),
+        qkv_bias: present(qkv_bias),
         o_bias: present(attention_bias),
         mlp_bias: present(mlp_bias),
-        qk_norm: architecture == Architecture::Qwen3,
+        qk_norm: traits.qk_norm,
         tied: Some(fields.flag("tie_word_embeddings")?.unwrap_or(false)),
         windows: windows(&fields, architecture, num_layers)?,
         eos_token_ids: fields.token_ids("eos_token_id")?,
@@ -100,17 +100,13 @@ fn architecture(fields: &Fields<'_>) -> Result<Architecture, Malformed> {
             fields.fault("architectures", reason)
         });
     }
-    match fields.text("model_type")? {
-        Some("llama") => Ok(Architecture::Llama),
-        Some("mistral") => Ok(Architecture::Mistral),
-        Some("qwen2") => Ok(Architecture::Qwen2),
-        Some("qwen3") => Ok(Architecture::Qwen3),
-        Some(other) => {
-            let reason = format!("{other:?} is not supported (llama, mistral, qwen2, qwen3 are)");
-            Err(fields.fault("model_type", reason))
-        }
-        None => Err(fields.fault("architectures", "is missing")),
-    }
+    let Some(kind) = fields.text("model_type")? else {
+        return Err(fields.fault("architectures", "is missing"));
+    };
+    Architecture::ALL.into_iter().find(|known| known.traits().model_type == kind).ok_or_else(|| {
+        let known = Architecture::ALL.map(|known| known.traits().model_type).join(", ");
+        fields.fault("model_type", format!("{kind:?} is not supported ({known} are)"))
+    })
 }
 
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Malformed> {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
-    config::{Architecture, Bias, Config, limits, scaled_context},
+    config::{Architecture, AttentionBias, Bias, Config, limits, scaled_context},
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
 };
@@ -132,16 +132,14 @@ impl<'g, 'a> Keys<'g, 'a> {
 
 fn architecture(gguf: &Gguf<'_>) -> Result<(Architecture, &'static str), Malformed> {
     let key = "general.architecture";
-    match gguf.get(key).and_then(Value::as_text).as_deref() {
-        Some("llama") => Ok((Architecture::Llama, "llama")),
-        Some("qwen2") => Ok((Architecture::Qwen2, "qwen2")),
-        Some("qwen3") => Ok((Architecture::Qwen3, "qwen3")),
-        Some(other) => {
-            let reason = format!("{other:?} is not supported (llama, qwen2, qwen3 are)");
-            Err(Malformed::new(key, reason))
-        }
-        None => Err(Malformed::new(key, "is missing")),
-    }
+    let Some(name) = gguf.get(key).and_then(Value::as_text) else {
+        return Err(Malformed::new(key, "is missing"));
+    };
+    let known = || Architecture::ALL.into_iter().filter_map(|of| Some((of, of.traits().gguf?)));
+    known().find(|(_, known)| *known == name).ok_or_else(|| {
+        let known: Vec<&str> = known().map(|(_, known)| known).collect();
+        Malformed::new(key, format!("{name:?} is not supported ({} are)", known.join(", ")))
+    })
 }
 
 /// The network's shape, and the ids that end a generation.
@@ -171,7 +169,9 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     }
     // How the converter laid the file out, of which there is one way today.
     keys.text("tensor_data_layout")?;
-    let biases = if architecture == Architecture::Llama { Bias::IfInFile } else { Bias::Absent };
+    let traits = architecture.traits();
+    let if_in_file = |optional| if optional { Bias::IfInFile } else { Bias::Absent };
+    let attention_bias = if_in_file(traits.attention_bias == AttentionBias::Optional);
     let config = Config {
         architecture,
         hidden_size,
@@ -186,10 +186,13 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
             Malformed::new(keys.get("attention.layer_norm_rms_epsilon").0, "is missing")
         })? as f32,
         rope,
-        qkv_bias: if architecture == Architecture::Qwen2 { Bias::Present } else { biases },
-        o_bias: biases,
-        mlp_bias: biases,
-        qk_norm: architecture == Architecture::Qwen3,
+        qkv_bias: match traits.attention_bias {
+            AttentionBias::Qkv => Bias::Present,
+            _ => attention_bias,
+        },
+        o_bias: attention_bias,
+        mlp_bias: if_in_file(traits.optional_mlp_bias),
+        qk_norm: traits.qk_norm,
         tied: None,
         windows: vec![window; num_layers],
         eos_token_ids: end_of_generation(gguf)?,
