@@ -52,6 +52,8 @@ LLAMA = {
 MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm_eps": 1e-6}
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6}
+SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3",
+           "pad_token_id": END_OF_TEXT}
 
 # With a context of 48 and heads of 16, some frequencies lie above, some between and some below the
 # two wavelengths of Llama 3's rule.
@@ -160,6 +162,12 @@ HUGGING_FACE = [
         QWEN3 | {"head_dim": 16, "tie_word_embeddings": False, "rope_scaling": YARN_ROPE},
         pre="qwen2",
     ),
+    Checkpoint(
+        "smollm3",
+        "every second layer does not rotate and sees the last 20 tokens only",
+        SMOLLM3 | {"num_hidden_layers": 3, "intermediate_size": 48, "no_rope_layers": [1, 0, 1],
+                   "use_sliding_window": True, "sliding_window": 20},
+    ),
 ]
 
 # Rows of 64 are two blocks of 32.
@@ -212,4 +220,6 @@ GGUF = [
          "ffn_down": "Q4_0"},
         pre="qwen2",
     ),
+    GgufCheckpoint("gguf-smollm3", "the fourth layer does not rotate",
+                   SMOLLM3 | {"num_hidden_layers": 4, "intermediate_size": 32}, "Q8_0"),
 ]

@@ -22,6 +22,8 @@ LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
+LLAMAS = ("llama", "smollm3")
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # `general.file_type` is a hint for people; mixtures have no number of their own.
@@ -92,7 +94,7 @@ def random_q6_k(blocks: int, spread: float, _name: str, random) -> np.ndarray:
 
 
 def interleave_rows(heads: int, rows: int) -> np.ndarray:
-    """Which row of a query or key matrix stands in each row of a GGUF file of architecture "llama".
+    """Which row of a query or key matrix stands in each row of a GGUF file of one of LLAMAS.
 
     transformers rotates dimension i with i + d/2, llama.cpp's "llama" 2i with 2i + 1: the file holds
     the rows of each head in that order.
@@ -115,7 +117,7 @@ def quantise(checkpoint, config, state: dict, seed: int):
         rows = encode(values.reshape(values.shape[0], -1), kind, random)
         plain = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind])
         dequantised[name] = torch.from_numpy(plain.astype(np.float32).reshape(values.shape))
-        if config.model_type == "llama" and stem in heads:
+        if config.model_type in LLAMAS and stem in heads:
             rows = rows[interleave_rows(heads[stem], rows.shape[0])]
         tensors[stored] = (rows, kind, values.ndim)
     return tensors, dequantised
@@ -155,7 +157,7 @@ def write_shape(writer, checkpoint, config) -> None:
     if width * config.num_attention_heads != config.hidden_size or config.model_type == "qwen3":
         writer.add_key_length(width)
         writer.add_value_length(width)
-    if config.model_type == "llama":
+    if config.model_type in LLAMAS:
         writer.add_rope_dimension_count(width)
         writer.add_vocab_size(config.vocab_size)
 

@@ -9,7 +9,7 @@ mod fields;
 mod hf;
 
 pub use architecture::Architecture;
-pub(crate) use architecture::AttentionBias;
+pub(crate) use architecture::{AttentionBias, Traits, Windows};
 pub(crate) use fields::Fields;
 pub use hf::parse;
 
@@ -67,8 +67,16 @@ pub struct Config {
     pub tied: Option<bool>,
     /// Per layer: a token sees itself and the `window - 1` before it.
     pub windows: Vec<Option<usize>>,
+    /// Per layer: queries and keys are not rotated (NoPE).
+    pub nope_layers: Vec<bool>,
     /// Ids that end a generation.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// The layers without rotation where each `interval`-th is one.
+pub(crate) fn nope_layers(interval: Option<usize>, num_layers: usize) -> Vec<bool> {
+    let nope = |layer| interval.is_some_and(|interval| (layer + 1) % interval == 0);
+    (0..num_layers).map(nope).collect()
 }
 
 /// Bounds past every known model, small enough that products of two fit.

@@ -1,5 +1,5 @@
-//! The network: a decoder of normalised attention and gated feed-forward layers (Llama's, and with a
-//! few options Mistral's, Qwen2's and Qwen3's).
+//! The network: a decoder of normalised attention and gated feed-forward layers (Llama's, and with
+//! options those of the other architectures; `config::Architecture` lists them).
 //!
 //! Activations are f32; weights stay in the format they were stored in, packed. Every operator works on
 //! rows independently, so a row's result does not depend on what else is in the step. Nothing here
@@ -60,6 +60,8 @@ pub(crate) struct Layer {
     pub(crate) query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
     /// `[hidden_size, num_heads * head_dim]`
     pub(crate) attention_output: Linear,
+    /// Whether queries and keys are rotated by their positions.
+    pub(crate) rotates: bool,
     /// A token sees itself and the `window - 1` before it.
     pub(crate) window: Option<usize>,
     /// `[hidden_size]`
@@ -245,10 +247,12 @@ impl Decoder {
             rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
-        let rotations =
-            Rotations { half_dim: self.rope.half_dim(), cos: &scratch.cos, sin: &scratch.sin };
-        rows::rotate(compute, layer.query.weight.rows(), query, rotations);
-        rows::rotate(compute, layer.key.weight.rows(), key, rotations);
+        if layer.rotates {
+            let rotations =
+                Rotations { half_dim: self.rope.half_dim(), cos: &scratch.cos, sin: &scratch.sin };
+            rows::rotate(compute, layer.query.weight.rows(), query, rotations);
+            rows::rotate(compute, layer.key.weight.rows(), key, rotations);
+        }
 
         cache.write(compute.isa, compute.team, index, step.sequences, key, value);
         attention(

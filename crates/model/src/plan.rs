@@ -66,8 +66,8 @@ pub(crate) fn build(
         inventory.fault(&fault_field, fault.reason)
     })?;
     let packer = Packer { inventory: &inventory, weights: &weights, team, activations };
-    let layers = plan.layers.iter().zip(&config.windows);
-    let layers = layers.map(|(layer, window)| packer.layer(layer, *window));
+    let layers = plan.layers.iter().enumerate();
+    let layers = layers.map(|(number, layer)| packer.layer(layer, config, number));
     let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
     let output = packer.matrix(plan.output.as_ref().unwrap_or(&plan.embedding), None)?;
     let final_norm = plan.final_norm.decode();
@@ -212,7 +212,12 @@ struct Packer<'a, 'w> {
 }
 
 impl Packer<'_, '_> {
-    fn layer(&self, plan: &LayerPlan<'_>, window: Option<usize>) -> Result<Layer, ModelError> {
+    fn layer(
+        &self,
+        plan: &LayerPlan<'_>,
+        config: &Config,
+        number: usize,
+    ) -> Result<Layer, ModelError> {
         Ok(Layer {
             attention_norm: plan.attention_norm.decode(),
             query: self.linear(&plan.query)?,
@@ -222,7 +227,8 @@ impl Packer<'_, '_> {
                 .query_key_norms
                 .map(|(query_norm, key_norm)| (query_norm.decode(), key_norm.decode())),
             attention_output: self.linear(&plan.attention_output)?,
-            window,
+            rotates: !config.nope_layers[number],
+            window: config.windows[number],
             feed_forward_norm: plan.feed_forward_norm.decode(),
             gate: self.linear(&plan.gate)?,
             up: self.linear(&plan.up)?,

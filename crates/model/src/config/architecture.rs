@@ -12,6 +12,8 @@ pub enum Architecture {
     Qwen2,
     /// Qwen3: Llama with normalised queries and keys.
     Qwen3,
+    /// SmolLM3: Llama with some layers that don't rotate (NoPE).
+    SmolLm3,
 }
 
 /// What an architecture's name says.
@@ -32,6 +34,38 @@ pub(crate) struct Traits {
     pub(crate) optional_mlp_bias: bool,
     /// Norms of queries and keys.
     pub(crate) qk_norm: bool,
+    /// Layers that see a window only.
+    pub(crate) windows: Windows,
+    /// Every so many layers one goes without rotation (NoPE), where no list says which.
+    pub(crate) nope_interval: Option<usize>,
+    /// Fields that config.json may lack.
+    pub(crate) defaults: Defaults,
+}
+
+/// What a field missing in config.json is: the default of the class in transformers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Defaults {
+    /// `None`: as many as there are heads.
+    pub(crate) num_key_value_heads: Option<usize>,
+    /// `None`: the heads' share of the hidden size.
+    pub(crate) head_dim: Option<usize>,
+    pub(crate) rms_norm_eps: f64,
+    pub(crate) rope_theta: f64,
+    pub(crate) sliding_window: Option<usize>,
+    pub(crate) tie_word_embeddings: bool,
+}
+
+/// Which layers see a window only, where `layer_types` does not list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Windows {
+    /// None; `layer_types` is not read.
+    None,
+    /// All, if there is a `sliding_window`; `layer_types` is not read.
+    All,
+    /// Those from `max_window_layers` on, if `use_sliding_window` says so.
+    From,
+    /// Those that don't rotate, if `use_sliding_window` says so.
+    Nope,
 }
 
 /// Which of attention's projections have a bias.
@@ -53,11 +87,22 @@ const LLAMA: Traits = Traits {
     attention_bias: AttentionBias::Optional,
     optional_mlp_bias: true,
     qk_norm: false,
+    windows: Windows::None,
+    nope_interval: None,
+    defaults: Defaults {
+        num_key_value_heads: None,
+        head_dim: None,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        sliding_window: None,
+        tie_word_embeddings: false,
+    },
 };
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+    pub const ALL: [Self; 5] =
+        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::SmolLm3];
 
     /// Hugging Face's name.
     pub fn name(self) -> &'static str {
@@ -73,6 +118,12 @@ impl Architecture {
                 gguf: None,
                 attention_bias: AttentionBias::Absent,
                 optional_mlp_bias: false,
+                windows: Windows::All,
+                defaults: Defaults {
+                    num_key_value_heads: Some(8),
+                    sliding_window: Some(4096),
+                    ..LLAMA.defaults
+                },
                 ..LLAMA
             },
             Self::Qwen2 => Traits {
@@ -82,6 +133,12 @@ impl Architecture {
                 interleaved_in_gguf: false,
                 attention_bias: AttentionBias::Qkv,
                 optional_mlp_bias: false,
+                windows: Windows::From,
+                defaults: Defaults {
+                    num_key_value_heads: Some(32),
+                    sliding_window: Some(4096),
+                    ..LLAMA.defaults
+                },
                 ..LLAMA
             },
             Self::Qwen3 => Traits {
@@ -91,6 +148,27 @@ impl Architecture {
                 interleaved_in_gguf: false,
                 optional_mlp_bias: false,
                 qk_norm: true,
+                windows: Windows::From,
+                defaults: Defaults {
+                    num_key_value_heads: Some(32),
+                    head_dim: Some(128),
+                    sliding_window: Some(4096),
+                    ..LLAMA.defaults
+                },
+                ..LLAMA
+            },
+            Self::SmolLm3 => Traits {
+                name: "SmolLM3ForCausalLM",
+                model_type: "smollm3",
+                gguf: Some("smollm3"),
+                windows: Windows::Nope,
+                nope_interval: Some(4),
+                defaults: Defaults {
+                    num_key_value_heads: Some(4),
+                    rope_theta: 2_000_000.0,
+                    tie_word_embeddings: true,
+                    ..LLAMA.defaults
+                },
                 ..LLAMA
             },
         }

@@ -5,14 +5,17 @@
 
 use serde_json::Value;
 
-use super::{Architecture, AttentionBias, Bias, Config, Fields, limits, scaled_context};
+use super::{
+    Architecture, AttentionBias, Bias, Config, Fields, Traits, Windows, limits, nope_layers,
+    scaled_context,
+};
 use crate::{
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
 };
 
 /// Fields of other members of these families that change the network, and that we do not compute.
-const REFUSED: [&str; 11] = [
+const REFUSED: [&str; 10] = [
     "quantization_config",
     "compression_config",
     "num_local_experts",
@@ -23,7 +26,6 @@ const REFUSED: [&str; 11] = [
     "residual_multiplier",
     "attention_multiplier",
     "logits_scaling",
-    "no_rope_layers",
 ];
 
 /// Reads config.json.
@@ -32,14 +34,15 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         serde_json::from_slice(json).map_err(|e| Malformed::new("file", e.to_string()))?;
     let fields = Fields::new(&value)?;
     let architecture = architecture(&fields)?;
-    refuse_unsupported(&fields)?;
+    let traits = architecture.traits();
+    refuse_unsupported(&fields, &traits)?;
 
     let hidden_size = fields.required_count("hidden_size", limits::HIDDEN)?;
     let num_layers = fields.required_count("num_hidden_layers", limits::LAYERS)?;
     let num_heads = fields.required_count("num_attention_heads", limits::HEADS)?;
     let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
-    let rope = rope(&fields, trained)?;
-    let traits = architecture.traits();
+    let rope = rope(&fields, &traits, trained)?;
+    let nope_layers = listed_nope_layers(&fields, &traits, num_layers)?;
     let attention_bias = traits.attention_bias == AttentionBias::Optional
         && fields.flag("attention_bias")? == Some(true);
     let qkv_bias = attention_bias || traits.attention_bias == AttentionBias::Qkv;
@@ -50,18 +53,19 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         intermediate_size: fields.required_count("intermediate_size", limits::INTERMEDIATE)?,
         num_layers,
         num_heads,
-        num_kv_heads: num_kv_heads(&fields, architecture, num_heads)?,
-        head_dim: head_dim(&fields, architecture, hidden_size, num_heads)?,
+        num_kv_heads: num_kv_heads(&fields, &traits, num_heads)?,
+        head_dim: head_dim(&fields, &traits, hidden_size, num_heads)?,
         vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
         max_model_len: scaled_context(trained, &rope.scaling),
-        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(traits.defaults.rms_norm_eps) as f32,
         rope,
         qkv_bias: present(qkv_bias),
         o_bias: present(attention_bias),
         mlp_bias: present(mlp_bias),
         qk_norm: traits.qk_norm,
-        tied: Some(fields.flag("tie_word_embeddings")?.unwrap_or(false)),
-        windows: windows(&fields, architecture, num_layers)?,
+        tied: Some(tied(&fields, &traits)?),
+        windows: windows(&fields, &traits, &nope_layers)?,
+        nope_layers,
         eos_token_ids: fields.token_ids("eos_token_id")?,
     };
     config.check()?;
@@ -71,18 +75,21 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
 /// Where the field is missing the class's default counts; `null` is as many as there are heads.
 fn num_kv_heads(
     fields: &Fields<'_>,
-    architecture: Architecture,
+    traits: &Traits,
     num_heads: usize,
 ) -> Result<usize, Malformed> {
     let name = "num_key_value_heads";
-    if fields.has(name) {
-        return Ok(fields.count(name, limits::HEADS)?.unwrap_or(num_heads));
-    }
-    Ok(match architecture {
-        Architecture::Llama => num_heads,
-        Architecture::Mistral => 8,
-        Architecture::Qwen2 | Architecture::Qwen3 => 32,
-    })
+    let count = if fields.has(name) {
+        fields.count(name, limits::HEADS)?
+    } else {
+        traits.defaults.num_key_value_heads
+    };
+    Ok(count.unwrap_or(num_heads))
+}
+
+fn tied(fields: &Fields<'_>, traits: &Traits) -> Result<bool, Malformed> {
+    let missing = !fields.has("tie_word_embeddings") && traits.defaults.tie_word_embeddings;
+    Ok(fields.flag("tie_word_embeddings")?.unwrap_or(missing))
 }
 
 fn present(yes: bool) -> Bias {
@@ -109,9 +116,12 @@ fn architecture(fields: &Fields<'_>) -> Result<Architecture, Malformed> {
     })
 }
 
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Malformed> {
+fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malformed> {
     if let Some(name) = fields.names().find(|name| REFUSED.contains(name)) {
         return Err(fields.fault(name, "is not supported"));
+    }
+    if traits.nope_interval.is_none() && fields.get("no_rope_layers").is_some() {
+        return Err(fields.fault("no_rope_layers", "is not supported"));
     }
     if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
         return Err(fields.fault("hidden_act", format!("{act:?} is not supported (silu is)")));
@@ -125,15 +135,15 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Malformed> {
 
 fn head_dim(
     fields: &Fields<'_>,
-    architecture: Architecture,
+    traits: &Traits,
     hidden_size: usize,
     num_heads: usize,
 ) -> Result<usize, Malformed> {
     if let Some(dim) = fields.count("head_dim", limits::HEAD_DIM)? {
         return Ok(dim);
     }
-    if architecture == Architecture::Qwen3 && !fields.has("head_dim") {
-        return Ok(128);
+    if let Some(dim) = traits.defaults.head_dim.filter(|_| !fields.has("head_dim")) {
+        return Ok(dim);
     }
     let dim = hidden_size / num_heads;
     if !hidden_size.is_multiple_of(num_heads) || dim > limits::HEAD_DIM {
@@ -143,38 +153,58 @@ fn head_dim(
     Ok(dim)
 }
 
+/// The layers that don't rotate: those that `no_rope_layers` has a 0 for.
+fn listed_nope_layers(
+    fields: &Fields<'_>,
+    traits: &Traits,
+    num_layers: usize,
+) -> Result<Vec<bool>, Malformed> {
+    let Some(interval) = traits.nope_interval else {
+        return Ok(vec![false; num_layers]);
+    };
+    let name = "no_rope_layers";
+    let Some(list) = fields.get(name) else {
+        let interval = fields.count("no_rope_layer_interval", usize::MAX)?.unwrap_or(interval);
+        return Ok(nope_layers(Some(interval), num_layers));
+    };
+    let rotates = |value: &Value| value.as_u64().filter(|rotates| *rotates < 2);
+    let list: Option<Vec<bool>> =
+        list.as_array().and_then(|list| list.iter().map(|v| Some(rotates(v)? == 0)).collect());
+    list.filter(|list| list.len() == num_layers).ok_or_else(|| {
+        fields.fault(name, format!("must be a list of 0 or 1 for each of {num_layers} layers"))
+    })
+}
+
 /// The attention window of each layer.
 fn windows(
     fields: &Fields<'_>,
-    architecture: Architecture,
-    num_layers: usize,
+    traits: &Traits,
+    nope_layers: &[bool],
 ) -> Result<Vec<Option<usize>>, Malformed> {
-    let size = match architecture {
-        Architecture::Llama => None,
-        // Version 0.1 had a window and later ones say null; the class default is 4,096.
-        Architecture::Mistral if !fields.has("sliding_window") => Some(4096),
-        Architecture::Mistral => fields.count("sliding_window", usize::MAX)?,
-        Architecture::Qwen2 | Architecture::Qwen3 => {
-            if fields.flag("use_sliding_window")? == Some(true) {
-                if !fields.has("sliding_window") {
-                    Some(4096)
-                } else {
-                    fields.count("sliding_window", usize::MAX)?
-                }
-            } else {
-                None
-            }
-        }
+    let num_layers = nope_layers.len();
+    let used = match traits.windows {
+        Windows::None => false,
+        Windows::All => true,
+        Windows::From | Windows::Nope => fields.flag("use_sliding_window")? == Some(true),
     };
-    let first_sliding = match architecture {
-        Architecture::Llama | Architecture::Mistral => 0,
+    let size = match used {
+        false => None,
+        // Version 0.1 of Mistral had a window and later ones say null.
+        true if fields.has("sliding_window") => fields.count("sliding_window", usize::MAX)?,
+        true => traits.defaults.sliding_window,
+    };
+    let first = match fields.get("max_window_layers") {
+        _ if traits.windows != Windows::From => 0,
         // 0 is a valid number of layers without a window, which `count` does not take.
-        Architecture::Qwen2 | Architecture::Qwen3 => match fields.get("max_window_layers") {
-            Some(value) if value.as_u64() == Some(0) => 0,
-            _ => fields.count("max_window_layers", usize::MAX)?.unwrap_or(28),
-        },
+        Some(value) if value.as_u64() == Some(0) => 0,
+        _ => fields.count("max_window_layers", usize::MAX)?.unwrap_or(28),
     };
-    let by_rule = |layer: usize| size.filter(|_| layer >= first_sliding);
+    let slides = |layer: usize| match traits.windows {
+        Windows::None | Windows::All => true,
+        Windows::From => layer >= first,
+        Windows::Nope => nope_layers[layer],
+    };
+    let by_rule = |layer: usize| size.filter(|_| slides(layer));
     let Some(types) = fields.texts("layer_types")? else {
         return Ok((0..num_layers).map(by_rule).collect());
     };
@@ -195,22 +225,22 @@ fn windows(
         }
     });
     let listed: Vec<Option<usize>> = listed.collect::<Result<_, _>>()?;
-    // transformers' Llama and Mistral do not read the list, so one that differs would not be computed.
-    let unread = matches!(architecture, Architecture::Llama | Architecture::Mistral);
+    // Some of transformers' classes do not read the list, so one that differs would not be computed.
+    let unread = matches!(traits.windows, Windows::None | Windows::All);
     if unread && listed != (0..num_layers).map(by_rule).collect::<Vec<_>>() {
-        let reason = format!("contradicts what {} computes", architecture.name());
+        let reason = format!("contradicts what {} computes", traits.name);
         return Err(fields.fault("layer_types", reason));
     }
     Ok(listed)
 }
 
 /// Old files have `rope_theta` and `rope_scaling`; since transformers 5 both are in `rope_parameters`.
-fn rope(fields: &Fields<'_>, trained: usize) -> Result<RopeConfig, Malformed> {
+fn rope(fields: &Fields<'_>, traits: &Traits, trained: usize) -> Result<RopeConfig, Malformed> {
     let parameters = match fields.object("rope_scaling", "rope_scaling.")? {
         Some(scaling) => Some(scaling),
         None => fields.object("rope_parameters", "rope_parameters.")?,
     };
-    let outer_theta = fields.number("rope_theta")?.unwrap_or(10_000.0);
+    let outer_theta = fields.number("rope_theta")?.unwrap_or(traits.defaults.rope_theta);
     let Some(parameters) = parameters else {
         return Ok(RopeConfig { theta: outer_theta, scaling: Scaling::None });
     };

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
-    config::{Architecture, AttentionBias, Bias, Config, limits, scaled_context},
+    config::{Architecture, AttentionBias, Bias, Config, limits, nope_layers, scaled_context},
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
 };
@@ -195,6 +195,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         qk_norm: traits.qk_norm,
         tied: None,
         windows: vec![window; num_layers],
+        nope_layers: nope_layers(traits.nope_interval, num_layers),
         eos_token_ids: end_of_generation(gguf)?,
     };
     keys.refuse_others()?;

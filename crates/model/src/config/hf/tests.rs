@@ -142,6 +142,31 @@ fn the_windows_of_qwen() {
 }
 
 #[test]
+fn the_layers_of_smollm3() {
+    let smollm3 = |fields: Value| {
+        let mut all = json!({"architectures": ["SmolLM3ForCausalLM"], "sliding_window": 16});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    let config = smollm3(json!({})).unwrap();
+    assert_eq!((config.tied, config.windows), (Some(true), vec![None; 3]));
+    assert_eq!(config.nope_layers, [false; 3]);
+    let each_second = smollm3(json!({"no_rope_layer_interval": 2})).unwrap();
+    assert_eq!(each_second.nope_layers, [false, true, false]);
+    let listed = json!({"no_rope_layers": [0, 1, 1], "use_sliding_window": true});
+    let listed = smollm3(listed).unwrap();
+    assert_eq!(listed.nope_layers, [true, false, false]);
+    assert_eq!(listed.windows, [Some(16), None, None]);
+    for wrong in [json!([1, 1]), json!([1, 2, 1]), json!(3)] {
+        let fault = smollm3(json!({ "no_rope_layers": wrong })).unwrap_err();
+        assert_eq!(fault.field, "no_rope_layers");
+    }
+    assert_eq!(refused(json!({"no_rope_layers": [1, 1, 1]})), "no_rope_layers");
+}
+
+#[test]
 fn both_places_of_the_rope_parameters() {
     let new = with(json!({"rope_theta": null,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}));
@@ -254,10 +279,13 @@ proptest! {
             "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_scaling",
             "rope_parameters", "max_position_embeddings", "rms_norm_eps", "eos_token_id",
             "sliding_window", "layer_types", "max_window_layers", "tie_word_embeddings",
+            "no_rope_layers", "no_rope_layer_interval",
         ]),
         value in any_json(),
     ) {
-        let _ = with(json!({ field: value }));
+        for architecture in Architecture::ALL {
+            let _ = with(json!({ "architectures": [architecture.name()], field: value }));
+        }
     }
 
     #[test]
