@@ -54,6 +54,9 @@ QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6}
 SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3",
            "pad_token_id": END_OF_TEXT}
+GRANITE = {"architectures": ["GraniteForCausalLM"], "model_type": "granite",
+           "embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2,
+           "logits_scaling": 2.0}
 
 # With a context of 48 and heads of 16, some frequencies lie above, some between and some below the
 # two wavelengths of Llama 3's rule.
@@ -168,6 +171,7 @@ HUGGING_FACE = [
         SMOLLM3 | {"num_hidden_layers": 3, "intermediate_size": 48, "no_rope_layers": [1, 0, 1],
                    "use_sliding_window": True, "sliding_window": 20},
     ),
+    Checkpoint("granite", "multipliers of embeddings, residuals, scores and logits", GRANITE),
 ]
 
 # Rows of 64 are two blocks of 32.
@@ -222,4 +226,6 @@ GGUF = [
     ),
     GgufCheckpoint("gguf-smollm3", "the fourth layer does not rotate",
                    SMOLLM3 | {"num_hidden_layers": 4, "intermediate_size": 32}, "Q8_0"),
+    GgufCheckpoint("gguf-granite", "multipliers, untied",
+                   GRANITE | {"tie_word_embeddings": False}, "Q8_0"),
 ]

@@ -23,7 +23,7 @@ LAYER_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 # Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
-LLAMAS = ("llama", "smollm3")
+LLAMAS = ("llama", "smollm3", "granite")
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # `general.file_type` is a hint for people; mixtures have no number of their own.
@@ -160,6 +160,11 @@ def write_shape(writer, checkpoint, config) -> None:
     if config.model_type in LLAMAS:
         writer.add_rope_dimension_count(width)
         writer.add_vocab_size(config.vocab_size)
+    if config.model_type == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
 
 
 def write_rope(writer, config) -> None:

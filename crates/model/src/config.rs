@@ -53,6 +53,15 @@ pub struct Config {
     pub max_model_len: usize,
     /// Added to the mean square in the norms.
     pub rms_norm_eps: f32,
+    /// Embeddings are multiplied by it.
+    pub embedding_multiplier: f32,
+    /// What attention and feed-forward layers give is multiplied by it before it is added to the
+    /// residual stream.
+    pub residual_multiplier: f32,
+    /// Products of queries and keys are multiplied by it.
+    pub attention_multiplier: f32,
+    /// Logits are divided by it.
+    pub logits_scaling: f32,
     /// Rotary embedding.
     pub rope: RopeConfig,
     /// Biases of the query, key and value projections.
@@ -71,6 +80,11 @@ pub struct Config {
     pub nope_layers: Vec<bool>,
     /// Ids that end a generation.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// `1 / sqrt(dim)`: the usual multiplier of attention's scores.
+pub(crate) fn inverse_sqrt(dim: usize) -> f32 {
+    (dim as f32).sqrt().recip()
 }
 
 /// The layers without rotation where each `interval`-th is one.
@@ -110,6 +124,15 @@ impl Config {
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
             return Err(Malformed::new("rms_norm_eps", "must be a small positive number"));
+        }
+        let multipliers = [
+            ("embedding_multiplier", self.embedding_multiplier),
+            ("residual_multiplier", self.residual_multiplier),
+            ("attention_multiplier", self.attention_multiplier),
+            ("logits_scaling", self.logits_scaling),
+        ];
+        if let Some((name, value)) = multipliers.iter().find(|(_, value)| !value.is_normal()) {
+            return Err(Malformed::new(*name, format!("{value} is no number to multiply by")));
         }
         self.check_widths()?;
         self.check_vocab("vocab_size")?;

@@ -78,8 +78,15 @@ pub(crate) struct Layer {
 pub(crate) struct Decoder {
     pub(crate) hidden_size: usize,
     pub(crate) num_heads: usize,
-    pub(crate) head_dim: usize,
     pub(crate) rms_norm_eps: f32,
+    /// Of embeddings.
+    pub(crate) embedding_multiplier: f32,
+    /// Of what is added to the residual stream.
+    pub(crate) residual_multiplier: f32,
+    /// Of attention's scores.
+    pub(crate) attention_multiplier: f32,
+    /// What logits are divided by.
+    pub(crate) logits_scaling: f32,
     pub(crate) rope: Rope,
     pub(crate) embedding: Embedding,
     pub(crate) layers: Vec<Layer>,
@@ -208,6 +215,9 @@ impl Decoder {
         let hidden = sized(&mut scratch.hidden, step.rows * self.hidden_size);
         for (row, token) in hidden.chunks_exact_mut(self.hidden_size).zip(tokens) {
             self.embedding.read(*token, row);
+            if self.embedding_multiplier != 1.0 {
+                row.iter_mut().for_each(|value| *value *= self.embedding_multiplier);
+            }
         }
     }
 
@@ -222,7 +232,7 @@ impl Decoder {
         }
     }
 
-    /// hidden += attention(norm(hidden)).
+    /// hidden += attention(norm(hidden)) * multiplier.
     fn attention(
         &self,
         step: &Step<'_>,
@@ -260,7 +270,7 @@ impl Decoder {
             compute.team,
             AttentionShape {
                 num_heads: self.num_heads,
-                scale: (self.head_dim as f32).sqrt().recip(),
+                scale: self.attention_multiplier,
                 window: layer.window,
             },
             cache,
@@ -271,10 +281,10 @@ impl Decoder {
             attended,
         );
         layer.attention_output.forward(compute, attended, rows, normed);
-        rows::add(compute, self.hidden_size, hidden, normed);
+        rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
-    /// hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))).
+    /// hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))) * multiplier.
     fn feed_forward(&self, step: &Step<'_>, layer: &Layer, scratch: &mut Scratch) {
         let (compute, rows) = (step.compute, step.rows);
         let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
@@ -286,10 +296,10 @@ impl Decoder {
         forward_all(compute, normed, rows, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
         rows::silu_mul(compute, layer.gate.weight.rows(), gate, up);
         layer.down.forward(compute, gate, rows, normed);
-        rows::add(compute, self.hidden_size, hidden, normed);
+        rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
-    /// `logits[i]` = output(norm(hidden[wanted[i]])).
+    /// `logits[i]` = output(norm(hidden[wanted[i]])) / scaling.
     fn logits(
         &self,
         compute: Compute<'_>,
@@ -304,6 +314,9 @@ impl Decoder {
             norm::rms_norm(compute.isa, hidden, &self.final_norm, self.rms_norm_eps, out);
         }
         matmul(compute.isa, compute.team, normed, wanted.len(), &self.output, logits);
+        if self.logits_scaling != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit /= self.logits_scaling);
+        }
     }
 
     /// Bytes of weights held, the mapped embedding included.

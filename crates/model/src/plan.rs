@@ -81,8 +81,11 @@ pub(crate) fn build(
     Ok(Decoder {
         hidden_size: config.hidden_size,
         num_heads: config.num_heads,
-        head_dim: config.head_dim,
         rms_norm_eps: config.rms_norm_eps,
+        embedding_multiplier: config.embedding_multiplier,
+        residual_multiplier: config.residual_multiplier,
+        attention_multiplier: config.attention_multiplier,
+        logits_scaling: config.logits_scaling,
         rope,
         embedding: Embedding { file: weights.into_file(number), start, row_bytes, format },
         layers,

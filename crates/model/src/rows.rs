@@ -32,10 +32,16 @@ pub(crate) fn silu_mul(compute: Compute<'_>, width: usize, gate: &mut [f32], up:
     });
 }
 
-/// `x += y`, `[rows, width]`.
-pub(crate) fn add(compute: Compute<'_>, width: usize, x: &mut [f32], y: &[f32]) {
+/// `x += y * factor`, `[rows, width]`.
+pub(crate) fn add_scaled(
+    compute: Compute<'_>,
+    width: usize,
+    x: &mut [f32],
+    y: &[f32],
+    factor: f32,
+) {
     in_tasks(compute, width, x, |first, x| {
-        activation::add(compute.isa, x, &y[first * width..][..x.len()]);
+        activation::add_scaled(compute.isa, x, &y[first * width..][..x.len()], factor);
     });
 }
 
@@ -43,7 +49,7 @@ pub(crate) fn add(compute: Compute<'_>, width: usize, x: &mut [f32], y: &[f32]) 
 pub(crate) fn add_bias(compute: Compute<'_>, x: &mut [f32], bias: &[f32]) {
     in_tasks(compute, bias.len(), x, |_, x| {
         for row in x.chunks_exact_mut(bias.len()) {
-            activation::add(compute.isa, row, bias);
+            activation::add_scaled(compute.isa, row, bias, 1.0);
         }
     });
 }

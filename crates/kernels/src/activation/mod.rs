@@ -17,13 +17,13 @@ pub fn silu_mul(isa: Isa, gate: &mut [f32], up: &[f32]) {
     isa.dispatch(SiluMul { gate, up });
 }
 
-/// `x[i] += y[i]`.
+/// `x[i] += y[i] * factor`, rounded twice: with a factor of 1 it is the plain sum.
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
+pub fn add_scaled(isa: Isa, x: &mut [f32], y: &[f32], factor: f32) {
     assert_eq!(x.len(), y.len());
-    isa.dispatch(Add { x, y });
+    isa.dispatch(AddScaled { x, y, factor });
 }
 
 struct SiluMul<'a> {
@@ -56,17 +56,18 @@ fn silu_mul_lanes<S: Simd>(s: S, gate: &mut [f32; LANES], up: &[f32; LANES]) {
     s.store(s.mul(silu, s.load(up)), gate);
 }
 
-struct Add<'a> {
+struct AddScaled<'a> {
     x: &'a mut [f32],
     y: &'a [f32],
+    factor: f32,
 }
 
-impl Kernel for Add<'_> {
+impl Kernel for AddScaled<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for (x, y) in self.x.iter_mut().zip(self.y) {
-            *x += y;
+            *x += y * self.factor;
         }
     }
 }
@@ -91,8 +92,11 @@ mod tests {
                 assert_eq!(first.get_or_insert_with(|| out.clone()), &out, "{:?}", isa.level());
 
                 let mut sum = gate.clone();
-                add(isa, &mut sum, &up);
+                add_scaled(isa, &mut sum, &up, 1.0);
                 assert!((0..len).all(|i| sum[i] == gate[i] + up[i]));
+                let mut sum = gate.clone();
+                add_scaled(isa, &mut sum, &up, 0.22);
+                assert!((0..len).all(|i| sum[i] == gate[i] + up[i] * 0.22));
             }
         }
     }

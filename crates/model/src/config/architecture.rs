@@ -14,6 +14,8 @@ pub enum Architecture {
     Qwen3,
     /// SmolLM3: Llama with some layers that don't rotate (NoPE).
     SmolLm3,
+    /// Granite 3: Llama with multipliers of embeddings, residuals, scores and logits.
+    Granite,
 }
 
 /// What an architecture's name says.
@@ -34,6 +36,8 @@ pub(crate) struct Traits {
     pub(crate) optional_mlp_bias: bool,
     /// Norms of queries and keys.
     pub(crate) qk_norm: bool,
+    /// Whether embeddings, residuals, attention scores and logits have multipliers in the file.
+    pub(crate) multipliers: bool,
     /// Layers that see a window only.
     pub(crate) windows: Windows,
     /// Every so many layers one goes without rotation (NoPE), where no list says which.
@@ -87,6 +91,7 @@ const LLAMA: Traits = Traits {
     attention_bias: AttentionBias::Optional,
     optional_mlp_bias: true,
     qk_norm: false,
+    multipliers: false,
     windows: Windows::None,
     nope_interval: None,
     defaults: Defaults {
@@ -101,8 +106,8 @@ const LLAMA: Traits = Traits {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::SmolLm3];
+    pub const ALL: [Self; 6] =
+        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::SmolLm3, Self::Granite];
 
     /// Hugging Face's name.
     pub fn name(self) -> &'static str {
@@ -169,6 +174,13 @@ impl Architecture {
                     tie_word_embeddings: true,
                     ..LLAMA.defaults
                 },
+                ..LLAMA
+            },
+            Self::Granite => Traits {
+                name: "GraniteForCausalLM",
+                model_type: "granite",
+                gguf: Some("granite"),
+                multipliers: true,
                 ..LLAMA
             },
         }

@@ -6,26 +6,27 @@
 use serde_json::Value;
 
 use super::{
-    Architecture, AttentionBias, Bias, Config, Fields, Traits, Windows, limits, nope_layers,
-    scaled_context,
+    Architecture, AttentionBias, Bias, Config, Fields, Traits, Windows, inverse_sqrt, limits,
+    nope_layers, scaled_context,
 };
 use crate::{
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
 };
 
-/// Fields of other members of these families that change the network, and that we do not compute.
-const REFUSED: [&str; 10] = [
-    "quantization_config",
-    "compression_config",
-    "num_local_experts",
-    "num_experts",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "embedding_multiplier",
-    "residual_multiplier",
-    "attention_multiplier",
-    "logits_scaling",
+/// Fields that change the network, and the architectures that we honour them for.
+const REFUSED: [(&str, fn(&Traits) -> bool); 11] = [
+    ("quantization_config", |_| false),
+    ("compression_config", |_| false),
+    ("num_local_experts", |_| false),
+    ("num_experts", |_| false),
+    ("attn_logit_softcapping", |_| false),
+    ("final_logit_softcapping", |_| false),
+    ("embedding_multiplier", |traits| traits.multipliers),
+    ("residual_multiplier", |traits| traits.multipliers),
+    ("attention_multiplier", |traits| traits.multipliers),
+    ("logits_scaling", |traits| traits.multipliers),
+    ("no_rope_layers", |traits| traits.nope_interval.is_some()),
 ];
 
 /// Reads config.json.
@@ -43,6 +44,14 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
     let rope = rope(&fields, &traits, trained)?;
     let nope_layers = listed_nope_layers(&fields, &traits, num_layers)?;
+    let head_dim = head_dim(&fields, &traits, hidden_size, num_heads)?;
+    // Where there are multipliers, the class's default of each is 1.
+    let multiplier = |name: &str, other: f32| -> Result<f32, Malformed> {
+        if !traits.multipliers {
+            return Ok(other);
+        }
+        Ok(fields.number(name)?.map_or(1.0, |number| number as f32))
+    };
     let attention_bias = traits.attention_bias == AttentionBias::Optional
         && fields.flag("attention_bias")? == Some(true);
     let qkv_bias = attention_bias || traits.attention_bias == AttentionBias::Qkv;
@@ -54,10 +63,14 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         num_layers,
         num_heads,
         num_kv_heads: num_kv_heads(&fields, &traits, num_heads)?,
-        head_dim: head_dim(&fields, &traits, hidden_size, num_heads)?,
+        head_dim,
         vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
         max_model_len: scaled_context(trained, &rope.scaling),
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(traits.defaults.rms_norm_eps) as f32,
+        embedding_multiplier: multiplier("embedding_multiplier", 1.0)?,
+        residual_multiplier: multiplier("residual_multiplier", 1.0)?,
+        attention_multiplier: multiplier("attention_multiplier", inverse_sqrt(head_dim))?,
+        logits_scaling: multiplier("logits_scaling", 1.0)?,
         rope,
         qkv_bias: present(qkv_bias),
         o_bias: present(attention_bias),
@@ -117,11 +130,11 @@ fn architecture(fields: &Fields<'_>) -> Result<Architecture, Malformed> {
 }
 
 fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malformed> {
-    if let Some(name) = fields.names().find(|name| REFUSED.contains(name)) {
+    let refused = |(name, honoured): &&(&str, fn(&Traits) -> bool)| {
+        fields.get(name).is_some() && !honoured(traits)
+    };
+    if let Some((name, _)) = REFUSED.iter().find(refused) {
         return Err(fields.fault(name, "is not supported"));
-    }
-    if traits.nope_interval.is_none() && fields.get("no_rope_layers").is_some() {
-        return Err(fields.fault("no_rope_layers", "is not supported"));
     }
     if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
         return Err(fields.fault("hidden_act", format!("{act:?} is not supported (silu is)")));

@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
-    config::{Architecture, AttentionBias, Bias, Config, limits, nope_layers, scaled_context},
+    config::{
+        Architecture, AttentionBias, Bias, Config, inverse_sqrt, limits, nope_layers,
+        scaled_context,
+    },
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
 };
@@ -158,6 +161,11 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let head_dim = head_dim(&mut keys, hidden_size, num_heads)?;
     let trained = keys.required_count("context_length", limits::CONTEXT)?;
     let rope = rope(&mut keys, trained)?;
+    if architecture == Architecture::Granite && keys.flag("rope.scaling.finetuned")? == Some(false)
+    {
+        let reason = "false is not supported (Granite without rotation)";
+        return Err(Malformed::new(keys.get("rope.scaling.finetuned").0, reason));
+    }
     let window = keys.whole("attention.sliding_window", usize::MAX)?.filter(|size| *size > 0);
     if keys.whole("expert_count", usize::MAX)?.unwrap_or(0) > 0 {
         return Err(Malformed::new(keys.get("expert_count").0, "experts are not supported"));
@@ -170,6 +178,16 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     // How the converter laid the file out, of which there is one way today.
     keys.text("tensor_data_layout")?;
     let traits = architecture.traits();
+    let mut multiplier = |name: &str, missing: f32| -> Result<f32, Malformed> {
+        if !traits.multipliers {
+            return Ok(missing);
+        }
+        Ok(keys.number(name)?.map_or(missing, |number| number as f32))
+    };
+    let embedding_multiplier = multiplier("embedding_scale", 1.0)?;
+    let residual_multiplier = multiplier("residual_scale", 1.0)?;
+    let attention_multiplier = multiplier("attention.scale", inverse_sqrt(head_dim))?;
+    let logits_scaling = multiplier("logit_scale", 1.0)?;
     let if_in_file = |optional| if optional { Bias::IfInFile } else { Bias::Absent };
     let attention_bias = if_in_file(traits.attention_bias == AttentionBias::Optional);
     let config = Config {
@@ -185,6 +203,10 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
             Malformed::new(keys.get("attention.layer_norm_rms_epsilon").0, "is missing")
         })? as f32,
+        embedding_multiplier,
+        residual_multiplier,
+        attention_multiplier,
+        logits_scaling,
         rope,
         qkv_bias: match traits.attention_bias {
             AttentionBias::Qkv => Bias::Present,

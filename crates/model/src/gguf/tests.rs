@@ -182,6 +182,14 @@ fn what_is_not_supported_is_named() {
     assert_eq!(base().u32("split.count", 2).refused(), "split.count");
     let longrope = base().text("llama.rope.scaling.type", "longrope");
     assert_eq!(longrope.refused(), "llama.rope.scaling.type");
+    let granite = Writer::default()
+        .text("general.architecture", "granite")
+        .u32("granite.embedding_length", 64)
+        .u32("granite.block_count", 2)
+        .u32("granite.attention.head_count", 8)
+        .u32("granite.context_length", 512)
+        .raw("granite.rope.scaling.finetuned", 7, &[0]);
+    assert_eq!(granite.refused(), "granite.rope.scaling.finetuned");
     let phi = Writer::default().text("general.architecture", "phi3");
     assert_eq!(phi.refused(), "general.architecture");
     let q2 = base().tensor("token_embd.weight", &[256, 3], 10, 0, &[0; 1000]);

@@ -167,6 +167,26 @@ fn the_layers_of_smollm3() {
 }
 
 #[test]
+fn the_multipliers_of_granite() {
+    let granite = |fields: Value| {
+        let mut all = json!({"architectures": ["GraniteForCausalLM"], "logits_scaling": 8});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    let config = granite(json!({"embedding_multiplier": 12.0, "residual_multiplier": 0.25}));
+    let config = config.unwrap();
+    assert_eq!((config.embedding_multiplier, config.residual_multiplier), (12.0, 0.25));
+    // Not 1 / sqrt(head_dim): what the class makes of a missing field is 1.
+    assert_eq!((config.attention_multiplier, config.logits_scaling), (1.0, 8.0));
+    for (name, wrong) in [("logits_scaling", 0.0), ("embedding_multiplier", 1e300)] {
+        assert_eq!(granite(json!({ name: wrong })).unwrap_err().field, name);
+        assert_eq!(refused(json!({ name: 2.0 })), name);
+    }
+}
+
+#[test]
 fn both_places_of_the_rope_parameters() {
     let new = with(json!({"rope_theta": null,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}));
@@ -279,7 +299,7 @@ proptest! {
             "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size", "rope_scaling",
             "rope_parameters", "max_position_embeddings", "rms_norm_eps", "eos_token_id",
             "sliding_window", "layer_types", "max_window_layers", "tie_word_embeddings",
-            "no_rope_layers", "no_rope_layer_interval",
+            "no_rope_layers", "no_rope_layer_interval", "embedding_multiplier", "logits_scaling",
         ]),
         value in any_json(),
     ) {
