@@ -57,6 +57,7 @@ SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3",
 GRANITE = {"architectures": ["GraniteForCausalLM"], "model_type": "granite",
            "embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2,
            "logits_scaling": 2.0}
+OLMO2 = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "tie_word_embeddings": False}
 
 # With a context of 48 and heads of 16, some frequencies lie above, some between and some below the
 # two wavelengths of Llama 3's rule.
@@ -172,6 +173,8 @@ HUGGING_FACE = [
                    "use_sliding_window": True, "sliding_window": 20},
     ),
     Checkpoint("granite", "multipliers of embeddings, residuals, scores and logits", GRANITE),
+    Checkpoint("olmo2", "norms after the layers; one norm over all heads' queries, one over all keys",
+               OLMO2 | {"intermediate_size": 48}),
 ]
 
 # Rows of 64 are two blocks of 32.
@@ -228,4 +231,5 @@ GGUF = [
                    SMOLLM3 | {"num_hidden_layers": 4, "intermediate_size": 32}, "Q8_0"),
     GgufCheckpoint("gguf-granite", "multipliers, untied",
                    GRANITE | {"tie_word_embeddings": False}, "Q8_0"),
+    GgufCheckpoint("gguf-olmo2", "norms after the layers", OLMO2, "Q8_0"),
 ]

@@ -22,6 +22,11 @@ LAYER_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# What stands before the feed-forward layer in llama comes after attention here.
+POST_NORM_NAMES = {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 # Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
 LLAMAS = ("llama", "smollm3", "granite")
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -31,13 +36,14 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q
               "Q4_K": 15, "BF16": 32}
 
 
-def gguf_name(name: str) -> tuple[str, str]:
+def gguf_name(name: str, model_type: str) -> tuple[str, str]:
     """(name in the file, the same without its layer number and kind)."""
     stem, kind = name.rsplit(".", 1)
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.{kind}", TOP_NAMES[stem]
     _, _, layer, inner = stem.split(".", 3)
-    return f"blk.{layer}.{LAYER_NAMES[inner]}.{kind}", LAYER_NAMES[inner]
+    names = LAYER_NAMES | POST_NORM_NAMES if model_type == "olmo2" else LAYER_NAMES
+    return f"blk.{layer}.{names[inner]}.{kind}", names[inner]
 
 
 def encode(values: np.ndarray, name: str, random: np.random.Generator) -> np.ndarray:
@@ -110,7 +116,7 @@ def quantise(checkpoint, config, state: dict, seed: int):
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     tensors, dequantised = {}, {}
     for name, tensor in state.items():
-        stored, stem = gguf_name(name)
+        stored, stem = gguf_name(name, config.model_type)
         values = tensor.numpy()
         # Norms and biases are vectors: converters keep them in F32.
         kind = "F32" if values.ndim == 1 else checkpoint.formats.get(stem, checkpoint.default_format)

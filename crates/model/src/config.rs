@@ -8,7 +8,7 @@ mod architecture;
 mod fields;
 mod hf;
 
-pub use architecture::Architecture;
+pub use architecture::{Architecture, Norms, QkNorm};
 pub(crate) use architecture::{AttentionBias, Traits, Windows};
 pub(crate) use fields::Fields;
 pub use hf::parse;
@@ -70,8 +70,10 @@ pub struct Config {
     pub o_bias: Bias,
     /// Biases of the feed-forward layer.
     pub mlp_bias: Bias,
-    /// Whether each head's queries and keys are normalised (Qwen3).
-    pub qk_norm: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Norms of the residual stream.
+    pub norms: Norms,
     /// Whether the output matrix is the embedding. `None`: it is if the file has no other.
     pub tied: Option<bool>,
     /// Per layer: a token sees itself and the `window - 1` before it.

@@ -48,15 +48,15 @@ impl Embedding {
 
 /// One decoder layer.
 pub(crate) struct Layer {
-    /// `[hidden_size]`
-    pub(crate) attention_norm: Vec<f32>,
+    /// Of what goes into attention, `[hidden_size]`.
+    pub(crate) attention_norm: Option<Vec<f32>>,
     /// `[num_heads * head_dim, hidden_size]`
     pub(crate) query: Linear,
     /// `[num_kv_heads * head_dim, hidden_size]`
     pub(crate) key: Linear,
     /// `[num_kv_heads * head_dim, hidden_size]`
     pub(crate) value: Linear,
-    /// Per-head norms of queries and keys, `[head_dim]` each.
+    /// Norms of queries and keys: `[head_dim]` each, for each head, or as long as a row of them.
     pub(crate) query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
     /// `[hidden_size, num_heads * head_dim]`
     pub(crate) attention_output: Linear,
@@ -64,14 +64,18 @@ pub(crate) struct Layer {
     pub(crate) rotates: bool,
     /// A token sees itself and the `window - 1` before it.
     pub(crate) window: Option<usize>,
-    /// `[hidden_size]`
-    pub(crate) feed_forward_norm: Vec<f32>,
+    /// Of what comes out of attention, `[hidden_size]`.
+    pub(crate) post_attention_norm: Option<Vec<f32>>,
+    /// Of what goes into the feed-forward layer, `[hidden_size]`.
+    pub(crate) feed_forward_norm: Option<Vec<f32>>,
     /// `[intermediate_size, hidden_size]`
     pub(crate) gate: Linear,
     /// `[intermediate_size, hidden_size]`
     pub(crate) up: Linear,
     /// `[hidden_size, intermediate_size]`
     pub(crate) down: Linear,
+    /// Of what comes out of the feed-forward layer, `[hidden_size]`.
+    pub(crate) post_feed_forward_norm: Option<Vec<f32>>,
 }
 
 /// The whole network.
@@ -232,7 +236,20 @@ impl Decoder {
         }
     }
 
-    /// hidden += attention(norm(hidden)) * multiplier.
+    /// norm(hidden), kept in `normed`; hidden itself where there is no norm. `[rows, hidden_size]`
+    fn normed<'s>(
+        &self,
+        compute: Compute<'_>,
+        norm: Option<&[f32]>,
+        hidden: &'s [f32],
+        normed: &'s mut [f32],
+    ) -> &'s [f32] {
+        let Some(norm) = norm else { return hidden };
+        rows::rms_norm(compute, hidden, norm, self.rms_norm_eps, normed);
+        normed
+    }
+
+    /// hidden += norm(attention(norm(hidden))) * multiplier, with either norm or both.
     fn attention(
         &self,
         step: &Step<'_>,
@@ -249,10 +266,10 @@ impl Decoder {
         let value = sized(&mut scratch.value, rows * layer.value.weight.rows());
         let attended = sized(&mut scratch.attended, query.len());
 
-        rows::rms_norm(compute, hidden, &layer.attention_norm, self.rms_norm_eps, normed);
+        let input = self.normed(compute, layer.attention_norm.as_deref(), hidden, normed);
         let projections =
             [(&layer.query, &mut *query), (&layer.key, &mut *key), (&layer.value, &mut *value)];
-        forward_all(compute, normed, rows, projections);
+        forward_all(compute, input, rows, projections);
         if let Some((query_norm, key_norm)) = &layer.query_key_norms {
             rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
@@ -281,10 +298,13 @@ impl Decoder {
             attended,
         );
         layer.attention_output.forward(compute, attended, rows, normed);
+        if let Some(norm) = &layer.post_attention_norm {
+            rows::rms_norm_in_place(compute, normed, norm, self.rms_norm_eps);
+        }
         rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
-    /// hidden += down(silu(gate(norm(hidden))) * up(norm(hidden))) * multiplier.
+    /// hidden += norm(down(silu(gate(norm(hidden))) * up(norm(hidden)))) * multiplier, likewise.
     fn feed_forward(&self, step: &Step<'_>, layer: &Layer, scratch: &mut Scratch) {
         let (compute, rows) = (step.compute, step.rows);
         let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
@@ -292,10 +312,13 @@ impl Decoder {
         let gate = sized(&mut scratch.gate, rows * layer.gate.weight.rows());
         let up = sized(&mut scratch.up, rows * layer.up.weight.rows());
 
-        rows::rms_norm(compute, hidden, &layer.feed_forward_norm, self.rms_norm_eps, normed);
-        forward_all(compute, normed, rows, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
+        let input = self.normed(compute, layer.feed_forward_norm.as_deref(), hidden, normed);
+        forward_all(compute, input, rows, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
         rows::silu_mul(compute, layer.gate.weight.rows(), gate, up);
         layer.down.forward(compute, gate, rows, normed);
+        if let Some(norm) = &layer.post_feed_forward_norm {
+            rows::rms_norm_in_place(compute, normed, norm, self.rms_norm_eps);
+        }
         rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
@@ -332,7 +355,13 @@ impl Decoder {
                 &layer.up,
                 &layer.down,
             ];
-            let norms = floats(&layer.attention_norm) + floats(&layer.feed_forward_norm);
+            let norms = [
+                &layer.attention_norm,
+                &layer.post_attention_norm,
+                &layer.feed_forward_norm,
+                &layer.post_feed_forward_norm,
+            ];
+            let norms = norms.into_iter().flatten().map(|norm| floats(norm)).sum::<usize>();
             linears.iter().map(|linear| linear.bytes()).sum::<usize>() + norms
         });
         let embedding = self.output.rows() * self.embedding.row_bytes;

@@ -7,7 +7,7 @@ use wharf_kernels::{
 };
 
 use crate::{
-    config::{Bias, Config},
+    config::{Bias, Config, Norms, QkNorm},
     decoder::{Decoder, Embedding, Layer, Linear},
     error::ModelError,
     rope::{Rope, Scaling},
@@ -25,16 +25,18 @@ struct LinearPlan<'w> {
 }
 
 struct LayerPlan<'w> {
-    attention_norm: Lent<'w>,
+    attention_norm: Option<Lent<'w>>,
     query: LinearPlan<'w>,
     key: LinearPlan<'w>,
     value: LinearPlan<'w>,
     query_key_norms: Option<(Lent<'w>, Lent<'w>)>,
     attention_output: LinearPlan<'w>,
-    feed_forward_norm: Lent<'w>,
+    post_attention_norm: Option<Lent<'w>>,
+    feed_forward_norm: Option<Lent<'w>>,
     gate: LinearPlan<'w>,
     up: LinearPlan<'w>,
     down: LinearPlan<'w>,
+    post_feed_forward_norm: Option<Lent<'w>>,
 }
 
 /// Every tensor of a network, found and checked.
@@ -150,24 +152,35 @@ impl<'w> LayerPlan<'w> {
         let gate = linear(Part::Gate, [wide, hidden], config.mlp_bias, None)?;
         let up = linear(Part::Up, [wide, hidden], config.mlp_bias, None)?;
         let down = linear(Part::Down, [hidden, wide], config.mlp_bias, None)?;
-        let query_key_norms = if config.qk_norm {
-            let dim = [config.head_dim];
-            let query_norm = inventory.weight(Part::QueryNorm, layer, &dim)?;
-            Some((query_norm, inventory.weight(Part::KeyNorm, layer, &dim)?))
-        } else {
-            None
+        let query_key_norms = match config.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Heads => Some((config.head_dim, config.head_dim)),
+            QkNorm::Row => Some((heads, kv_heads)),
+        };
+        let query_key_norms = query_key_norms.map(|(query, key)| {
+            let query = inventory.weight(Part::QueryNorm, layer, &[query])?;
+            Ok((query, inventory.weight(Part::KeyNorm, layer, &[key])?))
+        });
+        let mut norm = |there: bool, part| -> Result<_, ModelError> {
+            there.then(|| inventory.weight(part, layer, &[hidden])).transpose()
+        };
+        let (before, after) = match config.norms {
+            Norms::Before => (true, false),
+            Norms::After => (false, true),
         };
         Ok(Self {
-            attention_norm: inventory.weight(Part::AttentionNorm, layer, &[hidden])?,
+            attention_norm: norm(before, Part::AttentionNorm)?,
             query,
             key,
             value,
-            query_key_norms,
+            query_key_norms: query_key_norms.transpose()?,
             attention_output,
-            feed_forward_norm: inventory.weight(Part::FeedForwardNorm, layer, &[hidden])?,
+            post_attention_norm: norm(after, Part::PostAttentionNorm)?,
+            feed_forward_norm: norm(before, Part::FeedForwardNorm)?,
             gate,
             up,
             down,
+            post_feed_forward_norm: norm(after, Part::PostFeedForwardNorm)?,
         })
     }
 }
@@ -221,8 +234,9 @@ impl Packer<'_, '_> {
         config: &Config,
         number: usize,
     ) -> Result<Layer, ModelError> {
+        let norm = |lent: Option<Lent<'_>>| lent.map(|lent| lent.decode());
         Ok(Layer {
-            attention_norm: plan.attention_norm.decode(),
+            attention_norm: norm(plan.attention_norm),
             query: self.linear(&plan.query)?,
             key: self.linear(&plan.key)?,
             value: self.linear(&plan.value)?,
@@ -230,12 +244,14 @@ impl Packer<'_, '_> {
                 .query_key_norms
                 .map(|(query_norm, key_norm)| (query_norm.decode(), key_norm.decode())),
             attention_output: self.linear(&plan.attention_output)?,
+            post_attention_norm: norm(plan.post_attention_norm),
             rotates: !config.nope_layers[number],
             window: config.windows[number],
-            feed_forward_norm: plan.feed_forward_norm.decode(),
+            feed_forward_norm: norm(plan.feed_forward_norm),
             gate: self.linear(&plan.gate)?,
             up: self.linear(&plan.up)?,
             down: self.linear(&plan.down)?,
+            post_feed_forward_norm: norm(plan.post_feed_forward_norm),
         })
     }
 

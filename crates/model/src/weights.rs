@@ -32,10 +32,12 @@ pub(crate) enum Part {
     AttentionOutput,
     QueryNorm,
     KeyNorm,
+    PostAttentionNorm,
     FeedForwardNorm,
     Gate,
     Up,
     Down,
+    PostFeedForwardNorm,
 }
 
 /// How a file format names the parts.
@@ -58,10 +60,13 @@ impl Naming {
             (Self::HuggingFace, Part::AttentionOutput) => "self_attn.o_proj",
             (Self::HuggingFace, Part::QueryNorm) => "self_attn.q_norm",
             (Self::HuggingFace, Part::KeyNorm) => "self_attn.k_norm",
+            // One name for two: the norm of what attention gives, and of what comes next.
+            (Self::HuggingFace, Part::PostAttentionNorm) => "post_attention_layernorm",
             (Self::HuggingFace, Part::FeedForwardNorm) => "post_attention_layernorm",
             (Self::HuggingFace, Part::Gate) => "mlp.gate_proj",
             (Self::HuggingFace, Part::Up) => "mlp.up_proj",
             (Self::HuggingFace, Part::Down) => "mlp.down_proj",
+            (Self::HuggingFace, Part::PostFeedForwardNorm) => "post_feedforward_layernorm",
             (Self::Gguf, Part::Embedding) => "token_embd",
             (Self::Gguf, Part::FinalNorm) => "output_norm",
             (Self::Gguf, Part::Output) => "output",
@@ -72,10 +77,12 @@ impl Naming {
             (Self::Gguf, Part::AttentionOutput) => "attn_output",
             (Self::Gguf, Part::QueryNorm) => "attn_q_norm",
             (Self::Gguf, Part::KeyNorm) => "attn_k_norm",
+            (Self::Gguf, Part::PostAttentionNorm) => "post_attention_norm",
             (Self::Gguf, Part::FeedForwardNorm) => "ffn_norm",
             (Self::Gguf, Part::Gate) => "ffn_gate",
             (Self::Gguf, Part::Up) => "ffn_up",
             (Self::Gguf, Part::Down) => "ffn_down",
+            (Self::Gguf, Part::PostFeedForwardNorm) => "post_ffw_norm",
         };
         match (self, part) {
             (_, Part::Embedding | Part::FinalNorm | Part::Output) => format!("{name}.{kind}"),

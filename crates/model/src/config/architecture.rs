@@ -16,6 +16,8 @@ pub enum Architecture {
     SmolLm3,
     /// Granite 3: Llama with multipliers of embeddings, residuals, scores and logits.
     Granite,
+    /// OLMo 2: Llama with norms after attention and feed-forward layers, not before.
+    Olmo2,
 }
 
 /// What an architecture's name says.
@@ -35,7 +37,9 @@ pub(crate) struct Traits {
     /// Whether `mlp_bias` may give the feed-forward layer biases.
     pub(crate) optional_mlp_bias: bool,
     /// Norms of queries and keys.
-    pub(crate) qk_norm: bool,
+    pub(crate) qk_norm: QkNorm,
+    /// Norms of the residual stream.
+    pub(crate) norms: Norms,
     /// Whether embeddings, residuals, attention scores and logits have multipliers in the file.
     pub(crate) multipliers: bool,
     /// Layers that see a window only.
@@ -83,6 +87,26 @@ pub(crate) enum AttentionBias {
     Optional,
 }
 
+/// What of a row's queries, and of its keys, is normalised together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Nothing.
+    None,
+    /// Each head.
+    Heads,
+    /// All heads.
+    Row,
+}
+
+/// Where the norms stand around attention and feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// What goes in is normalised.
+    Before,
+    /// What comes out is, before it is added.
+    After,
+}
+
 const LLAMA: Traits = Traits {
     name: "LlamaForCausalLM",
     model_type: "llama",
@@ -90,7 +114,8 @@ const LLAMA: Traits = Traits {
     interleaved_in_gguf: true,
     attention_bias: AttentionBias::Optional,
     optional_mlp_bias: true,
-    qk_norm: false,
+    qk_norm: QkNorm::None,
+    norms: Norms::Before,
     multipliers: false,
     windows: Windows::None,
     nope_interval: None,
@@ -106,8 +131,15 @@ const LLAMA: Traits = Traits {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::SmolLm3, Self::Granite];
+    pub const ALL: [Self; 7] = [
+        Self::Llama,
+        Self::Mistral,
+        Self::Qwen2,
+        Self::Qwen3,
+        Self::SmolLm3,
+        Self::Granite,
+        Self::Olmo2,
+    ];
 
     /// Hugging Face's name.
     pub fn name(self) -> &'static str {
@@ -152,7 +184,7 @@ impl Architecture {
                 gguf: Some("qwen3"),
                 interleaved_in_gguf: false,
                 optional_mlp_bias: false,
-                qk_norm: true,
+                qk_norm: QkNorm::Heads,
                 windows: Windows::From,
                 defaults: Defaults {
                     num_key_value_heads: Some(32),
@@ -181,6 +213,17 @@ impl Architecture {
                 model_type: "granite",
                 gguf: Some("granite"),
                 multipliers: true,
+                ..LLAMA
+            },
+            Self::Olmo2 => Traits {
+                name: "Olmo2ForCausalLM",
+                model_type: "olmo2",
+                gguf: Some("olmo2"),
+                interleaved_in_gguf: false,
+                optional_mlp_bias: false,
+                qk_norm: QkNorm::Row,
+                norms: Norms::After,
+                defaults: Defaults { rms_norm_eps: 1e-5, ..LLAMA.defaults },
                 ..LLAMA
             },
         }

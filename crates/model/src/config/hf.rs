@@ -76,6 +76,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         o_bias: present(attention_bias),
         mlp_bias: present(mlp_bias),
         qk_norm: traits.qk_norm,
+        norms: traits.norms,
         tied: Some(tied(&fields, &traits)?),
         windows: windows(&fields, &traits, &nope_layers)?,
         nope_layers,

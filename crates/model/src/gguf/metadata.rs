@@ -166,7 +166,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         let reason = "false is not supported (Granite without rotation)";
         return Err(Malformed::new(keys.get("rope.scaling.finetuned").0, reason));
     }
-    let window = keys.whole("attention.sliding_window", usize::MAX)?.filter(|size| *size > 0);
+    let windows = windows(&mut keys, architecture, num_layers)?;
     if keys.whole("expert_count", usize::MAX)?.unwrap_or(0) > 0 {
         return Err(Malformed::new(keys.get("expert_count").0, "experts are not supported"));
     }
@@ -215,14 +215,31 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         o_bias: attention_bias,
         mlp_bias: if_in_file(traits.optional_mlp_bias),
         qk_norm: traits.qk_norm,
+        norms: traits.norms,
         tied: None,
-        windows: vec![window; num_layers],
+        windows,
         nope_layers: nope_layers(traits.nope_interval, num_layers),
         eos_token_ids: end_of_generation(gguf)?,
     };
     keys.refuse_others()?;
     config.check()?;
     Ok(config)
+}
+
+/// The attention window of each layer.
+fn windows(
+    keys: &mut Keys<'_, '_>,
+    architecture: Architecture,
+    num_layers: usize,
+) -> Result<Vec<Option<usize>>, Malformed> {
+    let window = keys.whole("attention.sliding_window", usize::MAX)?.filter(|size| *size > 0);
+    match architecture {
+        Architecture::SmolLm3 | Architecture::Granite | Architecture::Olmo2 if window.is_some() => {
+            let key = keys.get("attention.sliding_window").0;
+            Err(Malformed::new(key, format!("is not supported for {}", architecture.name())))
+        }
+        _ => Ok(vec![window; num_layers]),
+    }
 }
 
 fn head_dim(

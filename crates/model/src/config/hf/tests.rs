@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::config::QkNorm;
 
 /// A small valid config.json.
 fn base() -> Value {
@@ -66,7 +67,7 @@ fn the_class_defaults_of_each_architecture() {
     let qwen2 = with(json!({"architectures": ["Qwen2ForCausalLM"]})).unwrap();
     assert_eq!((qwen2.qkv_bias, qwen2.o_bias), (Bias::Present, Bias::Absent));
     let qwen3 = with(json!({"architectures": ["Qwen3ForCausalLM"]})).unwrap();
-    assert_eq!((qwen3.head_dim, qwen3.qk_norm), (128, true));
+    assert_eq!((qwen3.head_dim, qwen3.qk_norm), (128, QkNorm::Heads));
     let by_type = with(json!({"architectures": null, "model_type": "qwen3", "head_dim": 8}));
     assert_eq!(by_type.unwrap().architecture, Architecture::Qwen3);
 }
