@@ -17,6 +17,8 @@ class Checkpoint:
     shard_bytes: int | None = None
     template_in_config: bool = False
     pre: str = "gpt-2"
+    # What it is to be loaded for, if not the whole context: LongRoPE goes by that.
+    max_model_len: int | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class GgufCheckpoint:
     default_format: str
     formats: dict[str, str] = field(default_factory=dict)
     pre: str = "gpt-2"
+    max_model_len: int | None = None
 
 
 # As files written before transformers 5 look: `rope_theta`, `rope_scaling`, `torch_dtype` at the top.
@@ -68,6 +71,22 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 48,
 }
+PHI3 = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "pad_token_id": END_OF_TEXT,
+        "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1,
+        "partial_rotary_factor": 0.75}
+
+
+def longrope(original: int) -> dict:
+    return {
+        "original_max_position_embeddings": original,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
+            "long_factor": [1.0, 1.5, 2.5, 5.0, 10.0, 20.0],
+        },
+    }
+
+
 YARN_ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 48}
 
 HUGGING_FACE = [
@@ -175,6 +194,13 @@ HUGGING_FACE = [
     Checkpoint("granite", "multipliers of embeddings, residuals, scores and logits", GRANITE),
     Checkpoint("olmo2", "norms after the layers; one norm over all heads' queries, one over all keys",
                OLMO2 | {"intermediate_size": 48}),
+    Checkpoint("phi3", "fused projections, a window, whole heads rotated",
+               PHI3 | {"partial_rotary_factor": None, "sliding_window": 24, "hidden_size": 32,
+                       "num_hidden_layers": 2}),
+    Checkpoint("phi3-longrope-short", "within the context of pre-training; heads rotated in part",
+               PHI3 | longrope(128), max_model_len=128),
+    # Every prompt is longer than this original context, so that transformers too takes the long list.
+    Checkpoint("phi3-longrope-long", "past the context of pre-training", PHI3 | longrope(4)),
 ]
 
 # Rows of 64 are two blocks of 32.
@@ -232,4 +258,7 @@ GGUF = [
     GgufCheckpoint("gguf-granite", "multipliers, untied",
                    GRANITE | {"tie_word_embeddings": False}, "Q8_0"),
     GgufCheckpoint("gguf-olmo2", "norms after the layers", OLMO2, "Q8_0"),
+    GgufCheckpoint("gguf-phi3-longrope-short", "fused projections; LongRoPE's lists as tensors",
+                   PHI3 | longrope(128), "Q8_0", max_model_len=128),
+    GgufCheckpoint("gguf-phi3-longrope-long", "the other list", PHI3 | longrope(4), "Q4_0"),
 ]

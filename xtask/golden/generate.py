@@ -104,12 +104,14 @@ def gguf_model(folder: Path, checkpoint: checkpoints.GgufCheckpoint, seed: int) 
 
 def golden_of(checkpoint, path: str, config: dict, model, tokenizer, seed: int) -> dict:
     prompts, margin = reference.measure(model, tokenizer, seed, LEAST_MARGIN)
+    longest = checkpoint.max_model_len
     return {
         "name": checkpoint.name,
         "about": checkpoint.about,
         "model": path,
         "architecture": config["architectures"][0],
         "vocab_size": config["vocab_size"],
+        **({"max_model_len": longest} if longest else {}),
         "seed": seed,
         "smallest_margin": round(margin, 5),
         "texts": vocabulary.samples(tokenizer),

@@ -15,12 +15,15 @@ LAYER_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.qkv_proj": "attn_qkv",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    # Gate and up together.
+    "mlp.gate_up_proj": "ffn_up",
 }
 # What stands before the feed-forward layer in llama comes after attention here.
 POST_NORM_NAMES = {
@@ -166,6 +169,9 @@ def write_shape(writer, checkpoint, config) -> None:
     if config.model_type in LLAMAS:
         writer.add_rope_dimension_count(width)
         writer.add_vocab_size(config.vocab_size)
+    if config.model_type == "phi3":
+        writer.add_rope_dimension_count(int(width * config.rope_parameters["partial_rotary_factor"]))
+        writer.add_sliding_window(config.sliding_window or 0)
     if config.model_type == "granite":
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
@@ -186,6 +192,14 @@ def write_rope(writer, config) -> None:
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
             writer.add_rope_scaling_factor(rope["factor"])
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        case "longrope":
+            original = rope["original_max_position_embeddings"]
+            scale = config.max_position_embeddings / original
+            writer.add_rope_scaling_orig_ctx_len(original)
+            writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)))
+            for kind in ("long", "short"):
+                factors = np.array(rope[f"{kind}_factor"], dtype=np.float32)
+                writer.add_tensor(f"rope_factors_{kind}.weight", factors)
         case "llama3":
             writer.add_tensor("rope_freqs.weight", llama3_factors(config, rope))
         case other:

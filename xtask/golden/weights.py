@@ -32,7 +32,7 @@ def random_state(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 
 def gain(name: str) -> float:
-    if "q_proj" in name or "k_proj" in name:
+    if "q_proj" in name or "k_proj" in name or "qkv_proj" in name:
         return 1.7
     if "embed_tokens" in name or "lm_head" in name:
         return 2.5

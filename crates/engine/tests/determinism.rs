@@ -49,7 +49,10 @@ fn collect(mut receiver: Receiver) -> Outcome<Answer> {
 
 fn load(path: &Path, threads: usize, activations: Activations) -> Outcome<Model> {
     let threads = NonZeroUsize::new(threads).ok_or("no threads")?;
-    Ok(Model::load(path, &LoadOptions { isa: Isa::detect(), threads, activations })?)
+    Ok(Model::load(
+        path,
+        &LoadOptions { isa: Isa::detect(), threads, activations, max_model_len: None },
+    )?)
 }
 
 fn start(

@@ -25,7 +25,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("give at least one token id".into());
     }
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let options = LoadOptions { isa: Isa::detect(), threads, activations: Activations::F32 };
+    let options = LoadOptions {
+        isa: Isa::detect(),
+        threads,
+        activations: Activations::F32,
+        max_model_len: None,
+    };
 
     let begun = Instant::now();
     let mut model = Model::load(Path::new(&path), &options)?;

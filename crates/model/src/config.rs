@@ -46,6 +46,8 @@ pub struct Config {
     pub num_kv_heads: usize,
     /// Width of a head, even.
     pub head_dim: usize,
+    /// How many of a head's values are rotated, the first ones; even.
+    pub rotary_dim: usize,
     /// Rows of the embedding and output matrices. 0 until the embedding tensor is seen, if the file
     /// leaves it to that (GGUF).
     pub vocab_size: usize,
@@ -123,6 +125,11 @@ impl Config {
         }
         if dim % 2 != 0 {
             return Err(Malformed::new("head_dim", format!("{dim} is odd; rotation needs pairs")));
+        }
+        let rotary = self.rotary_dim;
+        if rotary == 0 || rotary % 2 != 0 || rotary > dim {
+            let reason = format!("{rotary} of {dim} values can't be rotated in pairs");
+            return Err(Malformed::new("partial_rotary_factor", reason));
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
             return Err(Malformed::new("rms_norm_eps", "must be a small positive number"));
@@ -213,6 +220,10 @@ impl Config {
                     return Ok(());
                 }
                 Err(Malformed::new("rope high_freq_factor", "must be above low_freq_factor"))
+            }
+            Scaling::LongRope { original_context, attention_factor, .. } => {
+                positive("rope original_max_position_embeddings", *original_context)?;
+                positive("rope attention_factor", *attention_factor)
             }
             Scaling::Yarn {
                 factor,

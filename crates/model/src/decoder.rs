@@ -82,6 +82,7 @@ pub(crate) struct Layer {
 pub(crate) struct Decoder {
     pub(crate) hidden_size: usize,
     pub(crate) num_heads: usize,
+    pub(crate) head_dim: usize,
     pub(crate) rms_norm_eps: f32,
     /// Of embeddings.
     pub(crate) embedding_multiplier: f32,
@@ -126,9 +127,9 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,
     /// `[rows, intermediate_size]`
     up: Vec<f32>,
-    /// `[rows, head_dim / 2]`
+    /// `[rows, rotary_dim / 2]`
     cos: Vec<f32>,
-    /// `[rows, head_dim / 2]`
+    /// `[rows, rotary_dim / 2]`
     sin: Vec<f32>,
     attention: AttentionScratch,
 }
@@ -275,8 +276,12 @@ impl Decoder {
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
         if layer.rotates {
-            let rotations =
-                Rotations { half_dim: self.rope.half_dim(), cos: &scratch.cos, sin: &scratch.sin };
+            let rotations = Rotations {
+                head_dim: self.head_dim,
+                half_dim: self.rope.half_dim(),
+                cos: &scratch.cos,
+                sin: &scratch.sin,
+            };
             rows::rotate(compute, layer.query.weight.rows(), query, rotations);
             rows::rotate(compute, layer.key.weight.rows(), key, rotations);
         }

@@ -70,7 +70,7 @@ pub struct ModelInfo {
     pub architecture: String,
     /// Rows of the output matrix.
     pub vocab_size: usize,
-    /// Longest context the model was made for.
+    /// Longest sequence: what the model was made for, or less if it was loaded for less.
     pub max_model_len: usize,
     /// Decoder layers.
     pub num_layers: usize,

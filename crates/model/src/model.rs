@@ -33,6 +33,9 @@ pub struct LoadOptions {
     pub threads: NonZeroUsize,
     /// In what numbers activations meet quantised weights.
     pub activations: Activations,
+    /// Longest sequence that will be run; `None`: as long as the model was made for. LongRoPE models
+    /// take their short factors if it is within the context of their pre-training.
+    pub max_model_len: Option<usize>,
 }
 
 /// A loaded model: weights, its paged KV cache, its threads and its scratch memory.
@@ -65,6 +68,9 @@ impl Model {
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
         let begun = Instant::now();
         let mut files = if path.is_dir() { open_directory(path)? } else { open_gguf(path)? };
+        if let Some(longest) = options.max_model_len {
+            files.config.max_model_len = files.config.max_model_len.min(longest);
+        }
         let team = Team::new(options.threads);
         let decoder = plan::build(&mut files.config, files.weights, &team, options.activations)?;
         let config = files.config;

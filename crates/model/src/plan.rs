@@ -1,6 +1,8 @@
 //! From a model's tensors to its network, in two steps: first every tensor is found and its shape
 //! checked, then they are packed. A file with parts missing is refused before anything is allocated.
 
+use std::ops::Range;
+
 use wharf_kernels::{
     matmul::{Activations, PackedMatrix},
     team::Team,
@@ -63,10 +65,11 @@ pub(crate) fn build(
     }
     let mut inventory = Inventory::new(&weights);
     let plan = Plan::new(config, &mut inventory)?;
-    let rope = Rope::new(&config.rope, config.head_dim).map_err(|fault| {
-        let fault_field = fault.field.clone();
-        inventory.fault(&fault_field, fault.reason)
-    })?;
+    let rope =
+        Rope::new(&config.rope, config.rotary_dim, config.max_model_len).map_err(|fault| {
+            let fault_field = fault.field.clone();
+            inventory.fault(&fault_field, fault.reason)
+        })?;
     let packer = Packer { inventory: &inventory, weights: &weights, team, activations };
     let layers = plan.layers.iter().enumerate();
     let layers = layers.map(|(number, layer)| packer.layer(layer, config, number));
@@ -77,12 +80,12 @@ pub(crate) fn build(
         packer.release(lent);
     }
     let embedding = &plan.embedding;
-    let (number, start, format) =
-        (embedding.file, embedding.info.bytes.start, embedding.info.format);
+    let (number, start, format) = (embedding.file, embedding.start, embedding.info.format);
     let row_bytes = embedding.bytes.len() / config.vocab_size;
     Ok(Decoder {
         hidden_size: config.hidden_size,
         num_heads: config.num_heads,
+        head_dim: config.head_dim,
         rms_norm_eps: config.rms_norm_eps,
         embedding_multiplier: config.embedding_multiplier,
         residual_multiplier: config.residual_multiplier,
@@ -118,16 +121,32 @@ impl<'w> Plan<'w> {
             Some(false) => Some(inventory.weight(Part::Output, 0, &[vocab, hidden])?),
             None => inventory.weight_if_there(Part::Output, 0, &[vocab, hidden])?,
         };
-        if let Some(factors) = inventory.rope_factors(config.head_dim / 2)? {
-            if config.rope.scaling != Scaling::None {
-                let reason = "is not supported beside rope.scaling";
-                return Err(inventory.fault(&factors.info.name, reason));
-            }
-            config.rope.scaling = Scaling::Factors(factors.decode());
+        if inventory.naming() == Naming::Gguf {
+            read_rope_factors(config, inventory)?;
         }
         inventory.refuse_others(config)?;
         Ok(Self { embedding, layers, final_norm, output })
     }
+}
+
+/// GGUF keeps the divisors of frequencies as tensors: Llama 3's rule as one, LongRoPE's lists as two.
+fn read_rope_factors(config: &mut Config, inventory: &mut Inventory<'_>) -> Result<(), ModelError> {
+    let len = config.rotary_dim / 2;
+    if let Scaling::LongRope { short_factors, long_factors, .. } = &mut config.rope.scaling {
+        for (name, list) in [
+            ("rope_factors_short.weight", short_factors),
+            ("rope_factors_long.weight", long_factors),
+        ] {
+            let factors = inventory.rope_factors(name, len)?;
+            *list = factors.ok_or_else(|| inventory.fault(name, "is missing"))?.decode();
+        }
+    }
+    let Some(factors) = inventory.rope_factors("rope_freqs.weight", len)? else { return Ok(()) };
+    if config.rope.scaling != Scaling::None {
+        return Err(inventory.fault(&factors.info.name, "is not supported beside rope.scaling"));
+    }
+    config.rope.scaling = Scaling::Factors(factors.decode());
+    Ok(())
 }
 
 impl<'w> LayerPlan<'w> {
@@ -145,12 +164,29 @@ impl<'w> LayerPlan<'w> {
         let mut linear = |part, shape, bias, interleaved| {
             LinearPlan::new(inventory, part, layer, shape, bias, interleaved)
         };
-        let query = linear(Part::Query, [heads, hidden], config.qkv_bias, interleaved)?;
-        let key = linear(Part::Key, [kv_heads, hidden], config.qkv_bias, interleaved)?;
-        let value = linear(Part::Value, [kv_heads, hidden], config.qkv_bias, None)?;
+        let fused = config.architecture.traits().fused;
+        let [query, key, value] = if fused {
+            let all =
+                linear(Part::QueryKeyValue, [heads + 2 * kv_heads, hidden], Bias::Absent, None)?;
+            let (keys, values) = (heads + kv_heads, heads + 2 * kv_heads);
+            [0..heads, heads..keys, keys..values].map(|rows| all.slice(rows))
+        } else {
+            [
+                linear(Part::Query, [heads, hidden], config.qkv_bias, interleaved)?,
+                linear(Part::Key, [kv_heads, hidden], config.qkv_bias, interleaved)?,
+                linear(Part::Value, [kv_heads, hidden], config.qkv_bias, None)?,
+            ]
+        };
         let attention_output = linear(Part::AttentionOutput, [hidden, heads], config.o_bias, None)?;
-        let gate = linear(Part::Gate, [wide, hidden], config.mlp_bias, None)?;
-        let up = linear(Part::Up, [wide, hidden], config.mlp_bias, None)?;
+        let [gate, up] = if fused {
+            let both = linear(Part::GateUp, [2 * wide, hidden], Bias::Absent, None)?;
+            [0..wide, wide..2 * wide].map(|rows| both.slice(rows))
+        } else {
+            [
+                linear(Part::Gate, [wide, hidden], config.mlp_bias, None)?,
+                linear(Part::Up, [wide, hidden], config.mlp_bias, None)?,
+            ]
+        };
         let down = linear(Part::Down, [hidden, wide], config.mlp_bias, None)?;
         let query_key_norms = match config.qk_norm {
             QkNorm::None => None,
@@ -207,6 +243,11 @@ impl<'w> LinearPlan<'w> {
             },
         };
         Ok(Self { weight, bias, interleaved })
+    }
+
+    /// Rows `rows` of a layer without bias.
+    fn slice(&self, rows: Range<usize>) -> Self {
+        Self { weight: self.weight.slice(rows), bias: None, interleaved: None }
     }
 }
 
@@ -273,21 +314,19 @@ impl Packer<'_, '_> {
         lent: &Lent<'_>,
         interleaved: Option<usize>,
     ) -> Result<PackedMatrix, ModelError> {
-        let [rows, cols] = lent.info.shape[..] else {
-            return Err(self.inventory.fault(&lent.info.name, "is not a matrix"));
-        };
         let row_of = move |row: usize| match interleaved {
             None => row,
             Some(dim) => source_row(row, dim),
         };
-        PackedMatrix::pack(self.team, lent.info.format, rows, cols, lent.bytes, &row_of)
+        let format = lent.info.format;
+        PackedMatrix::pack(self.team, format, lent.rows, lent.cols(), lent.bytes, &row_of)
             .map(|matrix| matrix.with_activations(self.activations))
             .map_err(|error| self.inventory.fault(&lent.info.name, error.to_string()))
     }
 
     /// The tensor's pages are not needed any more.
     fn release(&self, lent: &Lent<'_>) {
-        self.weights.files()[lent.file].release(lent.info.bytes.clone());
+        self.weights.files()[lent.file].release(lent.start..lent.start + lent.bytes.len());
     }
 }
 

@@ -8,6 +8,10 @@
 //! depends on how a prompt was cut into chunks, which row independence forbids. (vLLM scales always, by
 //! the longest length allowed, and so differs from transformers at every length.) We keep to the part
 //! where all agree: a dynamic model is served up to its trained length, exactly, and no further.
+//!
+//! *LongRoPE* has two lists of divisors: for sequences up to the length of pre-training, and for longer
+//! ones. transformers takes the one that fits the sequence so far, with the same trouble. We do as vLLM:
+//! the longest sequence that the model is loaded for decides, for all of them.
 
 use std::f64::consts::PI;
 
@@ -51,7 +55,18 @@ pub enum Scaling {
         /// Whether the ramp begins and ends at whole dimensions.
         truncate: bool,
     },
-    /// One divisor per frequency, from the file (GGUF's `rope_freqs.weight`): `[head_dim / 2]`.
+    /// LongRoPE (Ding et al. 2024); see the head of this file.
+    LongRope {
+        /// Divisors of the frequencies up to `original_context`, `[rotary_dim / 2]`.
+        short_factors: Vec<f32>,
+        /// Those past it, `[rotary_dim / 2]`.
+        long_factors: Vec<f32>,
+        /// Context of pre-training, tokens.
+        original_context: f64,
+        /// Multiplier of cosines and sines, with either list.
+        attention_factor: f64,
+    },
+    /// One divisor per frequency, from the file (GGUF's `rope_freqs.weight`): `[rotary_dim / 2]`.
     Factors(Vec<f32>),
 }
 
@@ -72,19 +87,24 @@ pub(crate) fn yarn_mscale(scale: f64, mscale: f64) -> f64 {
 /// Frequencies ready for use.
 #[derive(Debug, Clone)]
 pub(crate) struct Rope {
-    /// `[head_dim / 2]`, radians per position.
+    /// `[rotary_dim / 2]`, radians per position.
     inv_freq: Vec<f32>,
     /// Multiplier of cosines and sines.
     attention_factor: f32,
 }
 
 impl Rope {
-    /// The frequencies of `config` for heads of `head_dim`.
-    pub(crate) fn new(config: &RopeConfig, head_dim: usize) -> Result<Self, Malformed> {
+    /// The frequencies of `config` for heads of which `dim` values are rotated, and sequences of up to
+    /// `max_model_len` tokens.
+    pub(crate) fn new(
+        config: &RopeConfig,
+        dim: usize,
+        max_model_len: usize,
+    ) -> Result<Self, Malformed> {
         let theta = config.theta;
-        // [head_dim / 2]: theta^(2i / head_dim)
-        let powers: Vec<f32> = (0..head_dim / 2)
-            .map(|i| theta.powf(f64::from(2.0 * i as f32 / head_dim as f32)) as f32)
+        // [dim / 2]: theta^(2i / dim)
+        let powers: Vec<f32> = (0..dim / 2)
+            .map(|i| theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32)
             .collect();
         let plain = || powers.iter().map(|power| 1.0 / power);
         let mut attention_factor = 1.0;
@@ -93,19 +113,30 @@ impl Rope {
             Scaling::Linear { factor } => plain().map(|freq| freq / *factor as f32).collect(),
             Scaling::Factors(factors) => plain().zip(factors).map(|(freq, by)| freq / by).collect(),
             Scaling::Llama3 { .. } => plain().map(|freq| llama3(freq, &config.scaling)).collect(),
+            Scaling::LongRope {
+                short_factors,
+                long_factors,
+                original_context,
+                attention_factor: factor,
+            } => {
+                attention_factor = *factor as f32;
+                let long = max_model_len as f64 > *original_context;
+                let factors = if long { long_factors } else { short_factors };
+                powers.iter().zip(factors).map(|(power, by)| 1.0 / (by * power)).collect()
+            }
             Scaling::Yarn { attention_factor: factor, .. } => {
                 attention_factor = *factor as f32;
-                yarn(&powers, theta, head_dim, &config.scaling)
+                yarn(&powers, theta, dim, &config.scaling)
             }
         };
         let rope = Self { inv_freq, attention_factor };
-        rope.check(head_dim)?;
+        rope.check(dim)?;
         Ok(rope)
     }
 
-    fn check(&self, head_dim: usize) -> Result<(), Malformed> {
+    fn check(&self, dim: usize) -> Result<(), Malformed> {
         let finite = self.inv_freq.iter().all(|freq| freq.is_finite());
-        if self.inv_freq.len() != head_dim / 2 || !finite || !self.attention_factor.is_finite() {
+        if self.inv_freq.len() != dim / 2 || !finite || !self.attention_factor.is_finite() {
             return Err(Malformed::new(
                 "rope",
                 "the parameters don't give finite frequencies for every dimension",
@@ -114,12 +145,12 @@ impl Rope {
         Ok(())
     }
 
-    /// Half a head: the values of a row in `cos` and `sin`.
+    /// Half of what is rotated of a head: the values of a row in `cos` and `sin`.
     pub(crate) fn half_dim(&self) -> usize {
         self.inv_freq.len()
     }
 
-    /// Appends the cosines and sines of `position` to `cos` and `sin` (`[rows, head_dim / 2]`).
+    /// Appends the cosines and sines of `position` to `cos` and `sin` (`[rows, rotary_dim / 2]`).
     pub(crate) fn push_row(&self, position: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
         for freq in &self.inv_freq {
             let (s, c) = (position as f32 * freq).sin_cos();
@@ -181,7 +212,7 @@ mod tests {
     use super::*;
 
     fn frequencies(scaling: Scaling) -> Vec<f32> {
-        Rope::new(&RopeConfig { theta: 10_000.0, scaling }, 8).unwrap().inv_freq
+        Rope::new(&RopeConfig { theta: 10_000.0, scaling }, 8, 64).unwrap().inv_freq
     }
 
     #[test]
@@ -231,16 +262,31 @@ mod tests {
     }
 
     #[test]
+    fn longrope_goes_by_the_longest_sequence() {
+        let scaling = |original_context| Scaling::LongRope {
+            short_factors: vec![2.0; 4],
+            long_factors: vec![4.0; 4],
+            original_context,
+            attention_factor: 1.5,
+        };
+        let plain = frequencies(Scaling::None);
+        let divided = |by: f32| plain.iter().map(|freq| freq / by).collect::<Vec<_>>();
+        assert_eq!(frequencies(scaling(64.0)), divided(2.0));
+        assert_eq!(frequencies(scaling(63.0)), divided(4.0));
+    }
+
+    #[test]
     fn factors_of_the_wrong_number_are_refused() {
         let config = RopeConfig { theta: 10_000.0, scaling: Scaling::Factors(vec![1.0; 3]) };
-        assert!(Rope::new(&config, 8).is_err());
+        assert!(Rope::new(&config, 8, 64).is_err());
         let config = RopeConfig { theta: 10_000.0, scaling: Scaling::Factors(vec![0.0; 4]) };
-        assert!(Rope::new(&config, 8).is_err());
+        assert!(Rope::new(&config, 8, 64).is_err());
     }
 
     #[test]
     fn a_row_holds_cosines_and_sines_of_its_position() {
-        let rope = Rope::new(&RopeConfig { theta: 10_000.0, scaling: Scaling::None }, 8).unwrap();
+        let rope =
+            Rope::new(&RopeConfig { theta: 10_000.0, scaling: Scaling::None }, 8, 64).unwrap();
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         rope.push_row(3, &mut cos, &mut sin);
         assert_eq!((cos.len(), sin.len()), (4, 4));

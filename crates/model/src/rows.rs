@@ -57,6 +57,7 @@ pub(crate) fn add_bias(compute: Compute<'_>, x: &mut [f32], bias: &[f32]) {
 /// What every head of a row is rotated by.
 #[derive(Clone, Copy)]
 pub(crate) struct Rotations<'a> {
+    pub(crate) head_dim: usize,
     /// Width of a row of `cos` and `sin`.
     pub(crate) half_dim: usize,
     /// `[rows, half_dim]`
@@ -71,7 +72,7 @@ pub(crate) fn rotate(compute: Compute<'_>, width: usize, x: &mut [f32], by: Rota
         let cos = by.cos.chunks_exact(by.half_dim);
         let rotations = cos.zip(by.sin.chunks_exact(by.half_dim)).skip(first);
         for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(rotations) {
-            rope::rotate(row, cos, sin);
+            rope::rotate(row, by.head_dim, cos, sin);
         }
     });
 }

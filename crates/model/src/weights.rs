@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::Path,
 };
 
@@ -26,6 +27,8 @@ pub(crate) enum Part {
     FinalNorm,
     Output,
     AttentionNorm,
+    /// Queries, keys and values, one after the other.
+    QueryKeyValue,
     Query,
     Key,
     Value,
@@ -34,6 +37,8 @@ pub(crate) enum Part {
     KeyNorm,
     PostAttentionNorm,
     FeedForwardNorm,
+    /// Gate and up, one after the other.
+    GateUp,
     Gate,
     Up,
     Down,
@@ -54,6 +59,7 @@ impl Naming {
             (Self::HuggingFace, Part::FinalNorm) => "model.norm",
             (Self::HuggingFace, Part::Output) => "lm_head",
             (Self::HuggingFace, Part::AttentionNorm) => "input_layernorm",
+            (Self::HuggingFace, Part::QueryKeyValue) => "self_attn.qkv_proj",
             (Self::HuggingFace, Part::Query) => "self_attn.q_proj",
             (Self::HuggingFace, Part::Key) => "self_attn.k_proj",
             (Self::HuggingFace, Part::Value) => "self_attn.v_proj",
@@ -63,6 +69,7 @@ impl Naming {
             // One name for two: the norm of what attention gives, and of what comes next.
             (Self::HuggingFace, Part::PostAttentionNorm) => "post_attention_layernorm",
             (Self::HuggingFace, Part::FeedForwardNorm) => "post_attention_layernorm",
+            (Self::HuggingFace, Part::GateUp) => "mlp.gate_up_proj",
             (Self::HuggingFace, Part::Gate) => "mlp.gate_proj",
             (Self::HuggingFace, Part::Up) => "mlp.up_proj",
             (Self::HuggingFace, Part::Down) => "mlp.down_proj",
@@ -71,6 +78,7 @@ impl Naming {
             (Self::Gguf, Part::FinalNorm) => "output_norm",
             (Self::Gguf, Part::Output) => "output",
             (Self::Gguf, Part::AttentionNorm) => "attn_norm",
+            (Self::Gguf, Part::QueryKeyValue) => "attn_qkv",
             (Self::Gguf, Part::Query) => "attn_q",
             (Self::Gguf, Part::Key) => "attn_k",
             (Self::Gguf, Part::Value) => "attn_v",
@@ -80,7 +88,7 @@ impl Naming {
             (Self::Gguf, Part::PostAttentionNorm) => "post_attention_norm",
             (Self::Gguf, Part::FeedForwardNorm) => "ffn_norm",
             (Self::Gguf, Part::Gate) => "ffn_gate",
-            (Self::Gguf, Part::Up) => "ffn_up",
+            (Self::Gguf, Part::Up | Part::GateUp) => "ffn_up",
             (Self::Gguf, Part::Down) => "ffn_down",
             (Self::Gguf, Part::PostFeedForwardNorm) => "post_ffw_norm",
         };
@@ -139,19 +147,35 @@ impl Weights {
     }
 }
 
-/// A tensor lent out, its shape checked.
+/// A tensor lent out, its shape checked, or some rows of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Lent<'w> {
     pub(crate) info: &'w TensorInfo,
     /// Which of [`Weights::files`].
     pub(crate) file: usize,
+    /// Where in it `bytes` begin.
+    pub(crate) start: usize,
     pub(crate) bytes: &'w [u8],
+    /// Rows of a matrix; a vector is one.
+    pub(crate) rows: usize,
 }
 
 impl Lent<'_> {
+    /// Values of a row.
+    pub(crate) fn cols(&self) -> usize {
+        self.info.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Rows `rows` of a matrix, as one of their own.
+    pub(crate) fn slice(self, rows: Range<usize>) -> Self {
+        let row_bytes = self.bytes.len() / self.rows.max(1);
+        let bytes = &self.bytes[rows.start * row_bytes..rows.end * row_bytes];
+        Self { start: self.start + rows.start * row_bytes, bytes, rows: rows.len(), ..self }
+    }
+
     /// Its weights as f32 (norms and biases: a few thousand of them).
     pub(crate) fn decode(&self) -> Vec<f32> {
-        let mut values = vec![0.0; self.info.shape.iter().product()];
+        let mut values = vec![0.0; self.rows * self.cols()];
         dequantize(self.info.format, self.bytes, &mut values);
         values
     }
@@ -185,7 +209,8 @@ impl<'w> Inventory<'w> {
         let (key, (file, info)) = self.weights.tensors.get_key_value(name)?;
         self.taken.insert(key);
         let bytes = &self.weights.files[*file].bytes()[info.bytes.clone()];
-        Some(Lent { info, file: *file, bytes })
+        let rows = info.shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
+        Some(Lent { info, file: *file, start: info.bytes.start, bytes, rows })
     }
 
     fn shaped(&self, lent: Lent<'w>, shape: &[usize]) -> Result<Lent<'w>, ModelError> {
@@ -237,13 +262,13 @@ impl<'w> Inventory<'w> {
         self.weights.naming.of(part, layer, "bias")
     }
 
-    /// Llama 3's frequency divisors, `[head_dim / 2]`, which GGUF keeps as a tensor.
-    pub(crate) fn rope_factors(&mut self, len: usize) -> Result<Option<Lent<'w>>, ModelError> {
-        if self.weights.naming != Naming::Gguf {
-            return Ok(None);
-        }
-        let lent = self.find("rope_freqs.weight");
-        let lent = lent.map(|lent| self.shaped(lent, &[len])).transpose()?;
+    /// The frequency divisors, `[rotary_dim / 2]`, that GGUF keeps as a tensor of this name.
+    pub(crate) fn rope_factors(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Lent<'w>>, ModelError> {
+        let lent = self.find(name).map(|lent| self.shaped(lent, &[len])).transpose()?;
         match lent {
             Some(lent) if lent.info.format != Format::F32 => {
                 Err(self.fault(&lent.info.name, "must be F32"))

@@ -23,7 +23,15 @@ fn golden(name: &str) -> PathBuf {
 
 fn load(path: &Path) -> Result<Model, ModelError> {
     let threads = NonZeroUsize::new(2).unwrap();
-    Model::load(path, &LoadOptions { isa: Isa::detect(), threads, activations: Activations::F32 })
+    Model::load(
+        path,
+        &LoadOptions {
+            isa: Isa::detect(),
+            threads,
+            activations: Activations::F32,
+            max_model_len: None,
+        },
+    )
 }
 
 /// A copy of a golden checkpoint, to be changed.

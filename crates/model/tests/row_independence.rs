@@ -106,7 +106,11 @@ fn half_precision_keys_and_values_change_little() {
 
 fn load(path: &Path, way: Way, activations: Activations) -> Model {
     let threads = NonZeroUsize::new(way.threads).unwrap();
-    Model::load(path, &LoadOptions { isa: Isa::detect(), threads, activations }).unwrap()
+    Model::load(
+        path,
+        &LoadOptions { isa: Isa::detect(), threads, activations, max_model_len: None },
+    )
+    .unwrap()
 }
 
 fn texts(golden: &Path) -> Vec<Vec<u32>> {

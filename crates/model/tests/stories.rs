@@ -118,7 +118,10 @@ fn activations_in_8_bits_cost_less_than_half_a_percent_of_perplexity() {
 fn loss(model: &Path, texts: &Path, activations: Activations) -> Outcome<f64> {
     let golden: Golden = serde_json::from_slice(&fs::read(texts)?)?;
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
-    let mut model = Model::load(model, &LoadOptions { isa: Isa::detect(), threads, activations })?;
+    let mut model = Model::load(
+        model,
+        &LoadOptions { isa: Isa::detect(), threads, activations, max_model_len: None },
+    )?;
     let (mut sum, mut count) = (0.0, 0);
     for case in &golden.cases {
         let tokens = [&case.prompt_ids[..], &case.greedy_ids[..]].concat();
@@ -135,7 +138,12 @@ fn largest_difference(model: &Path, golden: &Path) -> Outcome<f32> {
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
     let mut model = Model::load(
         model,
-        &LoadOptions { isa: Isa::detect(), threads, activations: Activations::F32 },
+        &LoadOptions {
+            isa: Isa::detect(),
+            threads,
+            activations: Activations::F32,
+            max_model_len: None,
+        },
     )?;
     let mut largest: f32 = 0.0;
     for (index, case) in golden.cases.iter().enumerate() {

@@ -18,6 +18,8 @@ pub enum Architecture {
     Granite,
     /// OLMo 2: Llama with norms after attention and feed-forward layers, not before.
     Olmo2,
+    /// Phi-3, Phi-3.5 and Phi-4: Llama with fused projections, LongRoPE and (mini) partial rotation.
+    Phi3,
 }
 
 /// What an architecture's name says.
@@ -40,6 +42,10 @@ pub(crate) struct Traits {
     pub(crate) qk_norm: QkNorm,
     /// Norms of the residual stream.
     pub(crate) norms: Norms,
+    /// Whether queries, keys and values are one tensor in the file, and gate and up another.
+    pub(crate) fused: bool,
+    /// Whether heads may be rotated in part.
+    pub(crate) partial_rotary: bool,
     /// Whether embeddings, residuals, attention scores and logits have multipliers in the file.
     pub(crate) multipliers: bool,
     /// Layers that see a window only.
@@ -59,6 +65,8 @@ pub(crate) struct Defaults {
     pub(crate) head_dim: Option<usize>,
     pub(crate) rms_norm_eps: f64,
     pub(crate) rope_theta: f64,
+    /// Unlike the others this one is a field of some classes only.
+    pub(crate) original_max_position_embeddings: Option<usize>,
     pub(crate) sliding_window: Option<usize>,
     pub(crate) tie_word_embeddings: bool,
 }
@@ -116,6 +124,8 @@ const LLAMA: Traits = Traits {
     optional_mlp_bias: true,
     qk_norm: QkNorm::None,
     norms: Norms::Before,
+    fused: false,
+    partial_rotary: false,
     multipliers: false,
     windows: Windows::None,
     nope_interval: None,
@@ -124,6 +134,7 @@ const LLAMA: Traits = Traits {
         head_dim: None,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
+        original_max_position_embeddings: None,
         sliding_window: None,
         tie_word_embeddings: false,
     },
@@ -131,7 +142,7 @@ const LLAMA: Traits = Traits {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -139,6 +150,7 @@ impl Architecture {
         Self::SmolLm3,
         Self::Granite,
         Self::Olmo2,
+        Self::Phi3,
     ];
 
     /// Hugging Face's name.
@@ -224,6 +236,23 @@ impl Architecture {
                 qk_norm: QkNorm::Row,
                 norms: Norms::After,
                 defaults: Defaults { rms_norm_eps: 1e-5, ..LLAMA.defaults },
+                ..LLAMA
+            },
+            Self::Phi3 => Traits {
+                name: "Phi3ForCausalLM",
+                model_type: "phi3",
+                gguf: Some("phi3"),
+                interleaved_in_gguf: false,
+                attention_bias: AttentionBias::Absent,
+                optional_mlp_bias: false,
+                fused: true,
+                partial_rotary: true,
+                windows: Windows::All,
+                defaults: Defaults {
+                    rms_norm_eps: 1e-5,
+                    original_max_position_embeddings: Some(4096),
+                    ..LLAMA.defaults
+                },
                 ..LLAMA
             },
         }

@@ -93,6 +93,14 @@ impl<'a> Fields<'a> {
         self.number(name)?.ok_or_else(|| self.fault(name, "is missing"))
     }
 
+    /// A list of finite numbers, which must be there.
+    pub(crate) fn required_numbers(&self, name: &str) -> Result<Vec<f32>, Malformed> {
+        let Some(value) = self.get(name) else { return Err(self.fault(name, "is missing")) };
+        let number = |value: &Value| Some(value.as_f64()? as f32).filter(|x| x.is_finite());
+        let list = value.as_array().and_then(|list| list.iter().map(number).collect());
+        list.ok_or_else(|| self.fault(name, "must be a list of numbers"))
+    }
+
     /// true or false, if the field is there.
     pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>, Malformed> {
         let Some(value) = self.get(name) else { return Ok(None) };

@@ -45,6 +45,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let rope = rope(&fields, &traits, trained)?;
     let nope_layers = listed_nope_layers(&fields, &traits, num_layers)?;
     let head_dim = head_dim(&fields, &traits, hidden_size, num_heads)?;
+    let rotary_dim = rotary_dim(&fields, &traits, head_dim)?;
     // Where there are multipliers, the class's default of each is 1.
     let multiplier = |name: &str, other: f32| -> Result<f32, Malformed> {
         if !traits.multipliers {
@@ -64,6 +65,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         num_heads,
         num_kv_heads: num_kv_heads(&fields, &traits, num_heads)?,
         head_dim,
+        rotary_dim,
         vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
         max_model_len: scaled_context(trained, &rope.scaling),
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(traits.defaults.rms_norm_eps) as f32,
@@ -140,11 +142,25 @@ fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malfor
     if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
         return Err(fields.fault("hidden_act", format!("{act:?} is not supported (silu is)")));
     }
-    if let Some(part) = fields.number("partial_rotary_factor")?.filter(|part| *part != 1.0) {
-        let reason = format!("{part} is not supported (whole heads are rotated)");
-        return Err(fields.fault("partial_rotary_factor", reason));
-    }
     Ok(())
+}
+
+/// How many of a head's values are rotated: `partial_rotary_factor`, among the rope parameters or
+/// beside them.
+fn rotary_dim(fields: &Fields<'_>, traits: &Traits, head_dim: usize) -> Result<usize, Malformed> {
+    let name = "partial_rotary_factor";
+    let parameters = rope_parameters(fields)?;
+    let inner = parameters.as_ref().map(|inner| inner.number(name)).transpose()?.flatten();
+    let place = if inner.is_some() { parameters.as_ref().unwrap_or(fields) } else { fields };
+    let part = inner.or(fields.number(name)?).unwrap_or(1.0);
+    if part != 1.0 && !traits.partial_rotary {
+        let reason = format!("{part} is not supported (whole heads are rotated)");
+        return Err(place.fault(name, reason));
+    }
+    if !(0.0..=1.0).contains(&part) {
+        return Err(place.fault(name, format!("{part} is not a part of a head")));
+    }
+    Ok((head_dim as f64 * part) as usize)
 }
 
 fn head_dim(
@@ -249,19 +265,19 @@ fn windows(
 }
 
 /// Old files have `rope_theta` and `rope_scaling`; since transformers 5 both are in `rope_parameters`.
+fn rope_parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, Malformed> {
+    match fields.object("rope_scaling", "rope_scaling.")? {
+        Some(scaling) => Ok(Some(scaling)),
+        None => fields.object("rope_parameters", "rope_parameters."),
+    }
+}
+
 fn rope(fields: &Fields<'_>, traits: &Traits, trained: usize) -> Result<RopeConfig, Malformed> {
-    let parameters = match fields.object("rope_scaling", "rope_scaling.")? {
-        Some(scaling) => Some(scaling),
-        None => fields.object("rope_parameters", "rope_parameters.")?,
-    };
+    let parameters = rope_parameters(fields)?;
     let outer_theta = fields.number("rope_theta")?.unwrap_or(traits.defaults.rope_theta);
     let Some(parameters) = parameters else {
         return Ok(RopeConfig { theta: outer_theta, scaling: Scaling::None });
     };
-    if let Some(part) = parameters.number("partial_rotary_factor")?.filter(|part| *part != 1.0) {
-        let reason = format!("{part} is not supported (whole heads are rotated)");
-        return Err(parameters.fault("partial_rotary_factor", reason));
-    }
     let nested = |name: &&str| parameters.get(name).is_some_and(Value::is_object);
     if let Some(name) = parameters.names().find(nested) {
         return Err(parameters.fault(name, "parameters per layer type are not supported"));
@@ -272,6 +288,7 @@ fn rope(fields: &Fields<'_>, traits: &Traits, trained: usize) -> Result<RopeConf
         // The outer field wins over the inner one, and both over the trained length.
         let outer = fields.count(name, limits::CONTEXT)?;
         let inner = parameters.count(name, limits::CONTEXT)?;
+        let outer = outer.or(traits.defaults.original_max_position_embeddings);
         Ok(outer.or(inner).unwrap_or(trained) as f64)
     };
     let kind_field = if parameters.get("rope_type").is_some() { "rope_type" } else { "type" };
@@ -288,14 +305,36 @@ fn rope(fields: &Fields<'_>, traits: &Traits, trained: usize) -> Result<RopeConf
             high_freq_factor: parameters.required_number("high_freq_factor")?,
             original_context: original()?,
         },
+        "longrope" => longrope(&parameters, original()?, trained)?,
+        // As Phi-3's first files have it.
+        "su" if traits.model_type == "phi3" => longrope(&parameters, original()?, trained)?,
         "yarn" => yarn(&parameters, original()?, trained)?,
         other => {
-            let reason =
-                format!("{other:?} is not supported (default, linear, dynamic, llama3, yarn are)");
+            let reason = format!(
+                "{other:?} is not supported (default, linear, dynamic, llama3, yarn, longrope are)"
+            );
             return Err(parameters.fault(kind_field, reason));
         }
     };
     Ok(RopeConfig { theta, scaling })
+}
+
+fn longrope(
+    parameters: &Fields<'_>,
+    original_context: f64,
+    trained: usize,
+) -> Result<Scaling, Malformed> {
+    let factor = parameters.number("factor")?.unwrap_or(trained as f64 / original_context);
+    Ok(Scaling::LongRope {
+        short_factors: parameters.required_numbers("short_factor")?,
+        long_factors: parameters.required_numbers("long_factor")?,
+        original_context,
+        attention_factor: match parameters.number("attention_factor")? {
+            Some(attention_factor) => attention_factor,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / original_context.ln()).sqrt(),
+        },
+    })
 }
 
 fn yarn(

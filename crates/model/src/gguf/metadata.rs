@@ -10,7 +10,7 @@ use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
     config::{
-        Architecture, AttentionBias, Bias, Config, inverse_sqrt, limits, nope_layers,
+        Architecture, AttentionBias, Bias, Config, Traits, inverse_sqrt, limits, nope_layers,
         scaled_context,
     },
     error::Malformed,
@@ -154,13 +154,16 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         return Err(Malformed::new("split.count", reason));
     }
     let (architecture, prefix) = architecture(gguf)?;
+    let traits = architecture.traits();
     let mut keys = Keys::new(gguf, prefix);
     let hidden_size = keys.required_count("embedding_length", limits::HIDDEN)?;
     let num_layers = keys.required_count("block_count", limits::LAYERS)?;
     let num_heads = keys.required_count("attention.head_count", limits::HEADS)?;
     let head_dim = head_dim(&mut keys, hidden_size, num_heads)?;
     let trained = keys.required_count("context_length", limits::CONTEXT)?;
-    let rope = rope(&mut keys, trained)?;
+    let rotary_dim = rotary_dim(&mut keys, &traits, head_dim)?;
+    let longrope = gguf.tensors.iter().any(|tensor| tensor.name == "rope_factors_long.weight");
+    let rope = rope(&mut keys, trained, longrope)?;
     if architecture == Architecture::Granite && keys.flag("rope.scaling.finetuned")? == Some(false)
     {
         let reason = "false is not supported (Granite without rotation)";
@@ -177,7 +180,6 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     }
     // How the converter laid the file out, of which there is one way today.
     keys.text("tensor_data_layout")?;
-    let traits = architecture.traits();
     let mut multiplier = |name: &str, missing: f32| -> Result<f32, Malformed> {
         if !traits.multipliers {
             return Ok(missing);
@@ -198,6 +200,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         num_heads,
         num_kv_heads: keys.count("attention.head_count_kv", limits::HEADS)?.unwrap_or(num_heads),
         head_dim,
+        rotary_dim,
         vocab_size: vocab_size(gguf, &mut keys)?,
         max_model_len: scaled_context(trained, &rope.scaling),
         rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
@@ -259,17 +262,31 @@ fn head_dim(
             return Err(Malformed::new(keys.get("attention.head_count").0, reason));
         }
     };
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        if let Some(other) = keys.count(name, limits::HEAD_DIM)?.filter(|other| *other != dim) {
-            let reason = format!("{other} is not supported with heads of {dim}");
-            return Err(Malformed::new(keys.get(name).0, reason));
-        }
+    let name = "attention.value_length";
+    if let Some(other) = keys.count(name, limits::HEAD_DIM)?.filter(|other| *other != dim) {
+        let reason = format!("{other} is not supported with heads of {dim}");
+        return Err(Malformed::new(keys.get(name).0, reason));
     }
     Ok(dim)
 }
 
-/// The rotary embedding; a tensor `rope_freqs.weight`, which metadata does not mention, comes on top.
-fn rope(keys: &mut Keys<'_, '_>, trained: usize) -> Result<RopeConfig, Malformed> {
+fn rotary_dim(
+    keys: &mut Keys<'_, '_>,
+    traits: &Traits,
+    head_dim: usize,
+) -> Result<usize, Malformed> {
+    let name = "rope.dimension_count";
+    let dim = keys.count(name, limits::HEAD_DIM)?.unwrap_or(head_dim);
+    if dim != head_dim && !traits.partial_rotary {
+        let reason = format!("{dim} is not supported with heads of {head_dim}");
+        return Err(Malformed::new(keys.get(name).0, reason));
+    }
+    Ok(dim)
+}
+
+/// The rotary embedding. A tensor `rope_freqs.weight`, which metadata does not mention, comes on top,
+/// and so do LongRoPE's lists, whose tensors alone say that there are any.
+fn rope(keys: &mut Keys<'_, '_>, trained: usize, longrope: bool) -> Result<RopeConfig, Malformed> {
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     // Before `rope.scaling.*` there was `rope.scale_linear`.
     let legacy = keys.number("rope.scale_linear")?;
@@ -282,6 +299,12 @@ fn rope(keys: &mut Keys<'_, '_>, trained: usize) -> Result<RopeConfig, Malformed
     let kind = keys.text("rope.scaling.type")?;
     let scaling = match kind.as_deref().unwrap_or(if factor.is_some() { "linear" } else { "none" })
     {
+        "none" | "longrope" if longrope => Scaling::LongRope {
+            short_factors: Vec::new(),
+            long_factors: Vec::new(),
+            original_context: original.unwrap_or(trained) as f64,
+            attention_factor: attn_factor,
+        },
         "none" => Scaling::None,
         "linear" => match factor {
             None => Scaling::None,
@@ -304,9 +327,9 @@ fn rope(keys: &mut Keys<'_, '_>, trained: usize) -> Result<RopeConfig, Malformed
             return Err(Malformed::new(keys.get("rope.scaling.type").0, reason));
         }
     };
-    if attn_factor != 1.0 && !matches!(scaling, Scaling::Yarn { .. }) {
+    if attn_factor != 1.0 && !matches!(scaling, Scaling::Yarn { .. } | Scaling::LongRope { .. }) {
         let key = keys.get("rope.scaling.attn_factor").0;
-        return Err(Malformed::new(key, "is supported with YaRN only"));
+        return Err(Malformed::new(key, "is supported with YaRN and LongRoPE only"));
     }
     Ok(RopeConfig { theta, scaling })
 }

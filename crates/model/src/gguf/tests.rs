@@ -190,7 +190,7 @@ fn what_is_not_supported_is_named() {
         .u32("granite.context_length", 512)
         .raw("granite.rope.scaling.finetuned", 7, &[0]);
     assert_eq!(granite.refused(), "granite.rope.scaling.finetuned");
-    let phi = Writer::default().text("general.architecture", "phi3");
+    let phi = Writer::default().text("general.architecture", "phi2");
     assert_eq!(phi.refused(), "general.architecture");
     let q2 = base().tensor("token_embd.weight", &[256, 3], 10, 0, &[0; 1000]);
     assert_eq!(q2.refused(), "token_embd.weight");

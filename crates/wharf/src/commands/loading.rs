@@ -13,8 +13,12 @@ use wharf_text::tokenizer::{self, Tokenizer};
 use super::cores;
 use crate::cli::{ActivationsName, ComputeOptions, IsaName, KvCacheDtype};
 
-/// Loads the model at `path`.
-pub(crate) fn model(path: &Path, options: &ComputeOptions) -> Result<Model> {
+/// Loads the model at `path`, for sequences of `max_model_len` tokens if that is known already.
+pub(crate) fn model(
+    path: &Path,
+    options: &ComputeOptions,
+    max_model_len: Option<usize>,
+) -> Result<Model> {
     let activations = match options.activations {
         // With smollm2 in Q4_1: half as fast again, perplexity times 1.001 (2 cores of an AMD EPYC with
         // AVX2, November 2026).
@@ -22,7 +26,8 @@ pub(crate) fn model(path: &Path, options: &ComputeOptions) -> Result<Model> {
         ActivationsName::F32 => Activations::F32,
     };
     let threads = options.threads.unwrap_or_else(cores::available);
-    let load_options = LoadOptions { isa: choose_isa(options.isa)?, threads, activations };
+    let isa = choose_isa(options.isa)?;
+    let load_options = LoadOptions { isa, threads, activations, max_model_len };
     tracing::info!("{load_options:?}");
     Ok(Model::load(path, &load_options)?)
 }

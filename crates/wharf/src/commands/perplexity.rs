@@ -27,7 +27,7 @@ pub(crate) async fn run(args: &PerplexityArgs) -> Result<()> {
         let path = model_source::fetch(&args.model, &args.hub).await?;
         let (compute, window) = (args.compute.clone(), args.window as usize);
         let measuring = tokio::task::spawn_blocking(move || {
-            let mut model = loading::model(&path, &compute)?;
+            let mut model = loading::model(&path, &compute, Some(window))?;
             let tokenizer = loading::tokenizer(&model.info().tokenizer)?;
             let windows = windows(tokenizer.as_ref(), &text, window)?;
             let max = model.info().max_model_len;

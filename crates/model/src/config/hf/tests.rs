@@ -188,6 +188,36 @@ fn the_multipliers_of_granite() {
 }
 
 #[test]
+fn the_rotation_of_phi3() {
+    let phi3 = |fields: Value| {
+        let mut all = json!({"architectures": ["Phi3ForCausalLM"], "rope_scaling": {
+            "type": "su", "short_factor": [1, 1], "long_factor": [2.0, 4.0]}});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    let config = phi3(json!({"partial_rotary_factor": 0.5,
+        "original_max_position_embeddings": 256}));
+    let config = config.unwrap();
+    assert_eq!((config.head_dim, config.rotary_dim, config.max_model_len), (8, 4, 512));
+    let want = Scaling::LongRope {
+        short_factors: vec![1.0, 1.0],
+        long_factors: vec![2.0, 4.0],
+        original_context: 256.0,
+        attention_factor: (1.0 + 1.0 / 8.0f64).sqrt(),
+    };
+    assert_eq!(config.rope.scaling, want);
+    for wrong in [0.0, 0.1, 0.375, 1.5, -1.0] {
+        let fault = phi3(json!({"partial_rotary_factor": wrong})).unwrap_err();
+        assert_eq!(fault.field, "partial_rotary_factor");
+    }
+    let list = json!({"type": "longrope", "short_factor": [1, "x"], "long_factor": [1, 1]});
+    let fault = phi3(json!({ "rope_scaling": list })).unwrap_err();
+    assert_eq!(fault.field, "rope_scaling.short_factor");
+}
+
+#[test]
 fn both_places_of_the_rope_parameters() {
     let new = with(json!({"rope_theta": null,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}));
@@ -231,7 +261,7 @@ fn what_is_not_supported_is_named() {
     assert_eq!(refused(json!({"partial_rotary_factor": 0.5})), "partial_rotary_factor");
     assert_eq!(
         refused(json!({"rope_scaling": {"rope_type": "longrope"}})),
-        "rope_scaling.rope_type"
+        "rope_scaling.short_factor"
     );
     assert_eq!(refused(json!({"rope_scaling": {"type": "su"}})), "rope_scaling.type");
     assert_eq!(
@@ -311,15 +341,16 @@ proptest! {
 
     #[test]
     fn any_rope_numbers_give_finite_frequencies_or_an_error(
-        kind in prop::sample::select(vec!["default", "linear", "dynamic", "llama3", "yarn"]),
+        kind in prop::sample::select(vec!["default", "linear", "dynamic", "llama3", "yarn", "longrope"]),
         theta in any::<f64>(), factor in any::<f64>(), low in any::<f64>(), high in any::<f64>(),
         original in 0u64..1_000_000,
     ) {
         let parsed = with(json!({"rope_theta": theta, "rope_scaling": {
             "rope_type": kind, "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-            "original_max_position_embeddings": original, "beta_fast": low, "beta_slow": high}}));
+            "original_max_position_embeddings": original, "beta_fast": low, "beta_slow": high,
+            "short_factor": [low, 1, high, theta], "long_factor": [1, 1, 1, factor]}}));
         if let Ok(config) = parsed {
-            let _ = crate::rope::Rope::new(&config.rope, config.head_dim);
+            let _ = crate::rope::Rope::new(&config.rope, config.rotary_dim, 4096);
         }
     }
 }

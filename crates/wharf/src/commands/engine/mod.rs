@@ -5,6 +5,7 @@ mod formats;
 mod kv_cache;
 mod memory;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -95,7 +96,8 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<TcpListener> {
 
 /// Loads the model and starts its engine.
 fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<ServedModel> {
-    let mut model = loading::model(path, &options.compute)?;
+    let max_model_len = options.max_model_len.map(NonZeroUsize::get);
+    let mut model = loading::model(path, &options.compute, max_model_len)?;
     let tokenizer = loading::tokenizer(&model.info().tokenizer)?;
     let template = template_text(model.info(), options)?;
     let eos_token_ids = end_tokens(model.info(), template.as_deref(), tokenizer.as_ref());
