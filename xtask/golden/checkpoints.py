@@ -61,6 +61,14 @@ GRANITE = {"architectures": ["GraniteForCausalLM"], "model_type": "granite",
            "embedding_multiplier": 3.0, "residual_multiplier": 0.7, "attention_multiplier": 0.2,
            "logits_scaling": 2.0}
 OLMO2 = {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "tie_word_embeddings": False}
+GEMMA2 = {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "head_dim": 16,
+          "hidden_act": None, "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 16,
+          "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0, "sliding_window": 20,
+          "tie_word_embeddings": None, "intermediate_size": 48}
+GEMMA3 = GEMMA2 | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+                   "attn_logit_softcapping": None, "final_logit_softcapping": None,
+                   "rope_theta": 1000000.0, "rope_local_base_freq": 1000.0,
+                   "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
 
 # With a context of 48 and heads of 16, some frequencies lie above, some between and some below the
 # two wavelengths of Llama 3's rule.
@@ -201,6 +209,11 @@ HUGGING_FACE = [
                PHI3 | longrope(128), max_model_len=128),
     # Every prompt is longer than this original context, so that transformers too takes the long list.
     Checkpoint("phi3-longrope-long", "past the context of pre-training", PHI3 | longrope(4)),
+    Checkpoint("gemma2", "caps of scores and logits; the first and third layers see 20 tokens only",
+               GEMMA2 | {"query_pre_attn_scalar": 24, "num_hidden_layers": 3}),
+    Checkpoint("gemma3", "norms of queries and keys; two rotations; two layers of three have a window",
+               GEMMA3 | {"sliding_window_pattern": 3, "num_hidden_layers": 4,
+                         "query_pre_attn_scalar": 24, "final_logit_softcapping": 4.0}),
 ]
 
 # Rows of 64 are two blocks of 32.
@@ -261,4 +274,9 @@ GGUF = [
     GgufCheckpoint("gguf-phi3-longrope-short", "fused projections; LongRoPE's lists as tensors",
                    PHI3 | longrope(128), "Q8_0", max_model_len=128),
     GgufCheckpoint("gguf-phi3-longrope-long", "the other list", PHI3 | longrope(4), "Q4_0"),
+    GgufCheckpoint("gguf-gemma2", "caps; the first layer of two has a window", GEMMA2 |
+                   {"intermediate_size": 32}, "Q8_0"),
+    GgufCheckpoint("gguf-gemma3", "two rotations; five layers of six have a window", GEMMA3 |
+                   {"intermediate_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2,
+                    "num_key_value_heads": 1}, "Q8_0"),
 ]

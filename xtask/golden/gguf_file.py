@@ -28,10 +28,14 @@ LAYER_NAMES = {
 # What stands before the feed-forward layer in llama comes after attention here.
 POST_NORM_NAMES = {
     "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+POST_NORMS = ("olmo2", "gemma2", "gemma3_text")
 # Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
 LLAMAS = ("llama", "smollm3", "granite")
+# llama.cpp's name, where it is not the `model_type`.
+ARCHITECTURES = {"gemma3_text": "gemma3"}
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # `general.file_type` is a hint for people; mixtures have no number of their own.
@@ -45,7 +49,7 @@ def gguf_name(name: str, model_type: str) -> tuple[str, str]:
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.{kind}", TOP_NAMES[stem]
     _, _, layer, inner = stem.split(".", 3)
-    names = LAYER_NAMES | POST_NORM_NAMES if model_type == "olmo2" else LAYER_NAMES
+    names = LAYER_NAMES | POST_NORM_NAMES if model_type in POST_NORMS else LAYER_NAMES
     return f"blk.{layer}.{names[inner]}.{kind}", names[inner]
 
 
@@ -126,6 +130,8 @@ def quantise(checkpoint, config, state: dict, seed: int):
         rows = encode(values.reshape(values.shape[0], -1), kind, random)
         plain = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind])
         dequantised[name] = torch.from_numpy(plain.astype(np.float32).reshape(values.shape))
+        if config.model_type.startswith("gemma") and stem.endswith("norm"):
+            rows = (rows.view(np.float32) + np.float32(1.0)).view(np.uint8)
         if config.model_type in LLAMAS and stem in heads:
             rows = rows[interleave_rows(heads[stem], rows.shape[0])]
         tensors[stored] = (rows, kind, values.ndim)
@@ -133,7 +139,7 @@ def quantise(checkpoint, config, state: dict, seed: int):
 
 
 def write(path, checkpoint, config, tensors: dict, tokenizer) -> None:
-    writer = gguf.GGUFWriter(path, config.model_type)
+    writer = gguf.GGUFWriter(path, ARCHITECTURES.get(config.model_type, config.model_type))
     write_shape(writer, checkpoint, config)
     write_rope(writer, config)
     write_vocabulary(writer, tokenizer, checkpoint.pre, config.vocab_size)
@@ -163,7 +169,8 @@ def write_shape(writer, checkpoint, config) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Written only where it does not follow from the rest, as converters do.
-    if width * config.num_attention_heads != config.hidden_size or config.model_type == "qwen3":
+    if width * config.num_attention_heads != config.hidden_size or config.model_type in (
+            "qwen3", "gemma2", "gemma3_text"):
         writer.add_key_length(width)
         writer.add_value_length(width)
     if config.model_type in LLAMAS:
@@ -172,6 +179,12 @@ def write_shape(writer, checkpoint, config) -> None:
     if config.model_type == "phi3":
         writer.add_rope_dimension_count(int(width * config.rope_parameters["partial_rotary_factor"]))
         writer.add_sliding_window(config.sliding_window or 0)
+    if config.model_type.startswith("gemma"):
+        writer.add_sliding_window(config.sliding_window)
+        if config.attn_logit_softcapping is not None:
+            writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        if config.final_logit_softcapping is not None:
+            writer.add_final_logit_softcapping(config.final_logit_softcapping)
     if config.model_type == "granite":
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)
@@ -181,6 +194,9 @@ def write_shape(writer, checkpoint, config) -> None:
 
 def write_rope(writer, config) -> None:
     rope = config.rope_parameters
+    if "full_attention" in rope:
+        writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
+        rope = rope["full_attention"]
     writer.add_rope_freq_base(rope["rope_theta"])
     match rope["rope_type"]:
         case "default":

@@ -22,7 +22,9 @@ def random_state(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         if name.endswith("norm.weight"):
-            values = 1.0 + 0.2 * random.standard_normal(shape)
+            # Gemma stores what is to be added to 1.
+            one = 0.0 if model.config.model_type.startswith("gemma") else 1.0
+            values = one + 0.2 * random.standard_normal(shape)
         elif name.endswith(".bias"):
             values = 0.3 * random.standard_normal(shape)
         else:

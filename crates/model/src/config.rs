@@ -13,6 +13,8 @@ pub(crate) use architecture::{AttentionBias, Traits, Windows};
 pub(crate) use fields::Fields;
 pub use hf::parse;
 
+use wharf_kernels::activation::Activation;
+
 use crate::{
     error::Malformed,
     rope::{RopeConfig, Scaling},
@@ -64,8 +66,16 @@ pub struct Config {
     pub attention_multiplier: f32,
     /// Logits are divided by it.
     pub logits_scaling: f32,
+    /// Attention's scores are held below it, softly.
+    pub attn_logit_softcapping: Option<f32>,
+    /// Logits are held below it, softly.
+    pub final_logit_softcapping: Option<f32>,
+    /// What the feed-forward layer's gates are put through.
+    pub activation: Activation,
     /// Rotary embedding.
     pub rope: RopeConfig,
+    /// That of the layers with a window, where they have one of their own (Gemma 3).
+    pub local_rope: Option<RopeConfig>,
     /// Biases of the query, key and value projections.
     pub qkv_bias: Bias,
     /// Bias of the attention's output projection.
@@ -139,13 +149,16 @@ impl Config {
             ("residual_multiplier", self.residual_multiplier),
             ("attention_multiplier", self.attention_multiplier),
             ("logits_scaling", self.logits_scaling),
+            ("attn_logit_softcapping", self.attn_logit_softcapping.unwrap_or(1.0)),
+            ("final_logit_softcapping", self.final_logit_softcapping.unwrap_or(1.0)),
         ];
         if let Some((name, value)) = multipliers.iter().find(|(_, value)| !value.is_normal()) {
             return Err(Malformed::new(*name, format!("{value} is no number to multiply by")));
         }
         self.check_widths()?;
         self.check_vocab("vocab_size")?;
-        self.check_rope()?;
+        check_rope(&self.rope)?;
+        self.local_rope.as_ref().map_or(Ok(()), check_rope)?;
         if self.max_model_len == 0 || self.max_model_len > limits::CONTEXT {
             let reason = format!("{} tokens of context are out of range", self.max_model_len);
             return Err(Malformed::new("max_position_embeddings", reason));
@@ -191,54 +204,49 @@ impl Config {
         }
         Ok(())
     }
+}
 
-    fn check_rope(&self) -> Result<(), Malformed> {
-        let positive = |name: &str, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                return Ok(());
-            }
-            Err(Malformed::new(name, format!("{value} is not a positive number")))
-        };
-        let at_least_one = |name: &str, value: f64| {
-            if value.is_finite() && value >= 1.0 {
-                return Ok(());
-            }
-            Err(Malformed::new(name, format!("{value} is not a number of at least 1")))
-        };
-        if !(self.rope.theta.is_finite() && self.rope.theta > 1.0) {
-            let reason = format!("{} is not a number above 1", self.rope.theta);
-            return Err(Malformed::new("rope_theta", reason));
+fn check_rope(rope: &RopeConfig) -> Result<(), Malformed> {
+    let positive = |name: &str, value: f64| {
+        if value.is_finite() && value > 0.0 {
+            return Ok(());
         }
-        match &self.rope.scaling {
-            Scaling::None | Scaling::DynamicNtk | Scaling::Factors(_) => Ok(()),
-            Scaling::Linear { factor } => at_least_one("rope factor", *factor),
-            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                at_least_one("rope factor", *factor)?;
-                positive("rope low_freq_factor", *low_freq_factor)?;
-                positive("rope original_max_position_embeddings", *original_context)?;
-                if high_freq_factor.is_finite() && high_freq_factor > low_freq_factor {
-                    return Ok(());
-                }
-                Err(Malformed::new("rope high_freq_factor", "must be above low_freq_factor"))
+        Err(Malformed::new(name, format!("{value} is not a positive number")))
+    };
+    let at_least_one = |name: &str, value: f64| {
+        if value.is_finite() && value >= 1.0 {
+            return Ok(());
+        }
+        Err(Malformed::new(name, format!("{value} is not a number of at least 1")))
+    };
+    if !(rope.theta.is_finite() && rope.theta > 1.0) {
+        let reason = format!("{} is not a number above 1", rope.theta);
+        return Err(Malformed::new("rope_theta", reason));
+    }
+    match &rope.scaling {
+        Scaling::None | Scaling::DynamicNtk | Scaling::Factors(_) => Ok(()),
+        Scaling::Linear { factor } => at_least_one("rope factor", *factor),
+        Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            at_least_one("rope factor", *factor)?;
+            positive("rope low_freq_factor", *low_freq_factor)?;
+            positive("rope original_max_position_embeddings", *original_context)?;
+            if high_freq_factor.is_finite() && high_freq_factor > low_freq_factor {
+                return Ok(());
             }
-            Scaling::LongRope { original_context, attention_factor, .. } => {
-                positive("rope original_max_position_embeddings", *original_context)?;
-                positive("rope attention_factor", *attention_factor)
-            }
-            Scaling::Yarn {
-                factor,
-                original_context,
-                attention_factor,
-                beta_fast,
-                beta_slow,
-                ..
-            } => {
-                at_least_one("rope factor", *factor)?;
-                positive("rope original_max_position_embeddings", *original_context)?;
-                positive("rope attention_factor", *attention_factor)?;
-                positive("rope beta_fast", *beta_fast)?;
-                positive("rope beta_slow", *beta_slow)
-            }
+            Err(Malformed::new("rope high_freq_factor", "must be above low_freq_factor"))
+        }
+        Scaling::LongRope { original_context, attention_factor, .. } => {
+            positive("rope original_max_position_embeddings", *original_context)?;
+            positive("rope attention_factor", *attention_factor)
+        }
+        Scaling::Yarn {
+            factor, original_context, attention_factor, beta_fast, beta_slow, ..
+        } => {
+            at_least_one("rope factor", *factor)?;
+            positive("rope original_max_position_embeddings", *original_context)?;
+            positive("rope attention_factor", *attention_factor)?;
+            positive("rope beta_fast", *beta_fast)?;
+            positive("rope beta_slow", *beta_slow)
         }
     }
 }

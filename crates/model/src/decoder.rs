@@ -6,6 +6,7 @@
 //! knows files, names or requests; a step's indices have been checked before it gets here.
 
 use wharf_kernels::{
+    activation::Activation,
     attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention},
     isa::Isa,
     matmul::{PackedMatrix, matmul, matmul_all},
@@ -60,8 +61,8 @@ pub(crate) struct Layer {
     pub(crate) query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
     /// `[hidden_size, num_heads * head_dim]`
     pub(crate) attention_output: Linear,
-    /// Whether queries and keys are rotated by their positions.
-    pub(crate) rotates: bool,
+    /// Which of the decoder's `ropes` rotates queries and keys; `None`: they are not rotated.
+    pub(crate) rope: Option<usize>,
     /// A token sees itself and the `window - 1` before it.
     pub(crate) window: Option<usize>,
     /// Of what comes out of attention, `[hidden_size]`.
@@ -92,7 +93,13 @@ pub(crate) struct Decoder {
     pub(crate) attention_multiplier: f32,
     /// What logits are divided by.
     pub(crate) logits_scaling: f32,
-    pub(crate) rope: Rope,
+    /// Scores of attention and logits are held below these, softly.
+    pub(crate) attn_logit_softcapping: Option<f32>,
+    pub(crate) final_logit_softcapping: Option<f32>,
+    /// What gates are put through.
+    pub(crate) activation: Activation,
+    /// The rotations that layers choose from.
+    pub(crate) ropes: Vec<Rope>,
     pub(crate) embedding: Embedding,
     pub(crate) layers: Vec<Layer>,
     /// `[hidden_size]`
@@ -127,11 +134,18 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,
     /// `[rows, intermediate_size]`
     up: Vec<f32>,
+    /// Of each of the decoder's `ropes`.
+    angles: Vec<Angles>,
+    attention: AttentionScratch,
+}
+
+/// Cosines and sines of a step's positions.
+#[derive(Default)]
+struct Angles {
     /// `[rows, rotary_dim / 2]`
     cos: Vec<f32>,
     /// `[rows, rotary_dim / 2]`
     sin: Vec<f32>,
-    attention: AttentionScratch,
 }
 
 /// A step under way.
@@ -226,13 +240,16 @@ impl Decoder {
         }
     }
 
-    /// Cosines and sines of every row's position, the same for all layers and heads.
+    /// Cosines and sines of every row's position, the same for all heads, and layers of one rotation.
     fn rotations(&self, step: &Step<'_>, scratch: &mut Scratch) {
-        scratch.cos.clear();
-        scratch.sin.clear();
-        for sequence in step.sequences {
-            for position in sequence.start..sequence.start + sequence.num_rows {
-                self.rope.push_row(position, &mut scratch.cos, &mut scratch.sin);
+        scratch.angles.resize_with(self.ropes.len(), Angles::default);
+        for (rope, angles) in self.ropes.iter().zip(&mut scratch.angles) {
+            angles.cos.clear();
+            angles.sin.clear();
+            for sequence in step.sequences {
+                for position in sequence.start..sequence.start + sequence.num_rows {
+                    rope.push_row(position, &mut angles.cos, &mut angles.sin);
+                }
             }
         }
     }
@@ -275,12 +292,13 @@ impl Decoder {
             rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
-        if layer.rotates {
+        if let Some(rope) = layer.rope {
+            let angles = &scratch.angles[rope];
             let rotations = Rotations {
                 head_dim: self.head_dim,
-                half_dim: self.rope.half_dim(),
-                cos: &scratch.cos,
-                sin: &scratch.sin,
+                half_dim: self.ropes[rope].half_dim(),
+                cos: &angles.cos,
+                sin: &angles.sin,
             };
             rows::rotate(compute, layer.query.weight.rows(), query, rotations);
             rows::rotate(compute, layer.key.weight.rows(), key, rotations);
@@ -293,6 +311,7 @@ impl Decoder {
             AttentionShape {
                 num_heads: self.num_heads,
                 scale: self.attention_multiplier,
+                soft_cap: self.attn_logit_softcapping,
                 window: layer.window,
             },
             cache,
@@ -309,7 +328,7 @@ impl Decoder {
         rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
-    /// hidden += norm(down(silu(gate(norm(hidden))) * up(norm(hidden)))) * multiplier, likewise.
+    /// hidden += norm(down(activation(gate(norm(hidden))) * up(norm(hidden)))) * multiplier, likewise.
     fn feed_forward(&self, step: &Step<'_>, layer: &Layer, scratch: &mut Scratch) {
         let (compute, rows) = (step.compute, step.rows);
         let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
@@ -319,7 +338,7 @@ impl Decoder {
 
         let input = self.normed(compute, layer.feed_forward_norm.as_deref(), hidden, normed);
         forward_all(compute, input, rows, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
-        rows::silu_mul(compute, layer.gate.weight.rows(), gate, up);
+        rows::gate_mul(compute, self.activation, layer.gate.weight.rows(), gate, up);
         layer.down.forward(compute, gate, rows, normed);
         if let Some(norm) = &layer.post_feed_forward_norm {
             rows::rms_norm_in_place(compute, normed, norm, self.rms_norm_eps);
@@ -327,7 +346,7 @@ impl Decoder {
         rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
-    /// `logits[i]` = output(norm(hidden[wanted[i]])) / scaling.
+    /// `logits[i]` = cap(output(norm(hidden[wanted[i]])) / scaling).
     fn logits(
         &self,
         compute: Compute<'_>,
@@ -344,6 +363,9 @@ impl Decoder {
         matmul(compute.isa, compute.team, normed, wanted.len(), &self.output, logits);
         if self.logits_scaling != 1.0 {
             logits.iter_mut().for_each(|logit| *logit /= self.logits_scaling);
+        }
+        if let Some(cap) = self.final_logit_softcapping {
+            rows::soft_cap(compute, self.output.rows(), logits, cap);
         }
     }
 

@@ -65,17 +65,22 @@ pub(crate) fn build(
     }
     let mut inventory = Inventory::new(&weights);
     let plan = Plan::new(config, &mut inventory)?;
-    let rope =
-        Rope::new(&config.rope, config.rotary_dim, config.max_model_len).map_err(|fault| {
-            let fault_field = fault.field.clone();
-            inventory.fault(&fault_field, fault.reason)
-        })?;
-    let packer = Packer { inventory: &inventory, weights: &weights, team, activations };
+    let ropes = [Some(&config.rope), config.local_rope.as_ref()];
+    let ropes = ropes.into_iter().flatten();
+    let ropes = ropes.map(|rope| Rope::new(rope, config.rotary_dim, config.max_model_len));
+    let ropes: Vec<Rope> = ropes
+        .collect::<Result<_, _>>()
+        .map_err(|fault| inventory.fault(&fault.field.clone(), fault.reason))?;
+    // What GGUF's converter adds itself.
+    let stored_less_1 = config.architecture.traits().gemma && inventory.naming() != Naming::Gguf;
+    let norm_offset = if stored_less_1 { 1.0 } else { 0.0 };
+    let packer =
+        Packer { inventory: &inventory, weights: &weights, team, activations, norm_offset };
     let layers = plan.layers.iter().enumerate();
     let layers = layers.map(|(number, layer)| packer.layer(layer, config, number));
     let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
     let output = packer.matrix(plan.output.as_ref().unwrap_or(&plan.embedding), None)?;
-    let final_norm = plan.final_norm.decode();
+    let final_norm = packer.norm(&plan.final_norm);
     if let Some(lent) = &plan.output {
         packer.release(lent);
     }
@@ -91,7 +96,10 @@ pub(crate) fn build(
         residual_multiplier: config.residual_multiplier,
         attention_multiplier: config.attention_multiplier,
         logits_scaling: config.logits_scaling,
-        rope,
+        attn_logit_softcapping: config.attn_logit_softcapping,
+        final_logit_softcapping: config.final_logit_softcapping,
+        activation: config.activation,
+        ropes,
         embedding: Embedding { file: weights.into_file(number), start, row_bytes, format },
         layers,
         final_norm,
@@ -200,9 +208,10 @@ impl<'w> LayerPlan<'w> {
         let mut norm = |there: bool, part| -> Result<_, ModelError> {
             there.then(|| inventory.weight(part, layer, &[hidden])).transpose()
         };
-        let (before, after) = match config.norms {
-            Norms::Before => (true, false),
-            Norms::After => (false, true),
+        let (before, after) = (config.norms != Norms::After, config.norms != Norms::Before);
+        let feed_forward_norm = match config.norms {
+            Norms::Both => Part::PreFeedForwardNorm,
+            Norms::Before | Norms::After => Part::FeedForwardNorm,
         };
         Ok(Self {
             attention_norm: norm(before, Part::AttentionNorm)?,
@@ -212,7 +221,7 @@ impl<'w> LayerPlan<'w> {
             query_key_norms: query_key_norms.transpose()?,
             attention_output,
             post_attention_norm: norm(after, Part::PostAttentionNorm)?,
-            feed_forward_norm: norm(before, Part::FeedForwardNorm)?,
+            feed_forward_norm: norm(before, feed_forward_norm)?,
             gate,
             up,
             down,
@@ -266,6 +275,8 @@ struct Packer<'a, 'w> {
     weights: &'a Weights,
     team: &'a Team,
     activations: Activations,
+    /// What the weights of norms are stored less.
+    norm_offset: f32,
 }
 
 impl Packer<'_, '_> {
@@ -275,7 +286,9 @@ impl Packer<'_, '_> {
         config: &Config,
         number: usize,
     ) -> Result<Layer, ModelError> {
-        let norm = |lent: Option<Lent<'_>>| lent.map(|lent| lent.decode());
+        let window = config.windows[number];
+        let local = window.is_some() && config.local_rope.is_some();
+        let norm = |lent: Option<Lent<'_>>| lent.map(|lent| self.norm(&lent));
         Ok(Layer {
             attention_norm: norm(plan.attention_norm),
             query: self.linear(&plan.query)?,
@@ -283,17 +296,21 @@ impl Packer<'_, '_> {
             value: self.linear(&plan.value)?,
             query_key_norms: plan
                 .query_key_norms
-                .map(|(query_norm, key_norm)| (query_norm.decode(), key_norm.decode())),
+                .map(|(query_norm, key_norm)| (self.norm(&query_norm), self.norm(&key_norm))),
             attention_output: self.linear(&plan.attention_output)?,
             post_attention_norm: norm(plan.post_attention_norm),
-            rotates: !config.nope_layers[number],
-            window: config.windows[number],
+            rope: (!config.nope_layers[number]).then_some(usize::from(local)),
+            window,
             feed_forward_norm: norm(plan.feed_forward_norm),
             gate: self.linear(&plan.gate)?,
             up: self.linear(&plan.up)?,
             down: self.linear(&plan.down)?,
             post_feed_forward_norm: norm(plan.post_feed_forward_norm),
         })
+    }
+
+    fn norm(&self, lent: &Lent<'_>) -> Vec<f32> {
+        lent.decode().iter().map(|weight| weight + self.norm_offset).collect()
     }
 
     fn linear(&self, plan: &LinearPlan<'_>) -> Result<Linear, ModelError> {

@@ -3,7 +3,10 @@
 //!
 //! Rows are independent, so how they are dealt out does not change a bit of the result.
 
-use wharf_kernels::{activation, norm, rope};
+use wharf_kernels::{
+    activation::{self, Activation},
+    norm, rope,
+};
 
 use crate::decoder::Compute;
 
@@ -25,11 +28,22 @@ pub(crate) fn rms_norm_in_place(compute: Compute<'_>, x: &mut [f32], weight: &[f
     });
 }
 
-/// `gate = silu(gate) * up`, `[rows, width]`.
-pub(crate) fn silu_mul(compute: Compute<'_>, width: usize, gate: &mut [f32], up: &[f32]) {
+/// `gate = activation(gate) * up`, `[rows, width]`.
+pub(crate) fn gate_mul(
+    compute: Compute<'_>,
+    of: Activation,
+    width: usize,
+    gate: &mut [f32],
+    up: &[f32],
+) {
     in_tasks(compute, width, gate, |first, gate| {
-        activation::silu_mul(compute.isa, gate, &up[first * width..][..gate.len()]);
+        activation::gate_mul(compute.isa, of, gate, &up[first * width..][..gate.len()]);
     });
+}
+
+/// `x = cap * tanh(x / cap)`, `[rows, width]`.
+pub(crate) fn soft_cap(compute: Compute<'_>, width: usize, x: &mut [f32], cap: f32) {
+    in_tasks(compute, width, x, |_, x| activation::soft_cap_all(compute.isa, x, cap));
 }
 
 /// `x += y * factor`, `[rows, width]`.

@@ -37,6 +37,8 @@ pub(crate) enum Part {
     KeyNorm,
     PostAttentionNorm,
     FeedForwardNorm,
+    /// The same where attention has a norm after it too.
+    PreFeedForwardNorm,
     /// Gate and up, one after the other.
     GateUp,
     Gate,
@@ -69,6 +71,7 @@ impl Naming {
             // One name for two: the norm of what attention gives, and of what comes next.
             (Self::HuggingFace, Part::PostAttentionNorm) => "post_attention_layernorm",
             (Self::HuggingFace, Part::FeedForwardNorm) => "post_attention_layernorm",
+            (Self::HuggingFace, Part::PreFeedForwardNorm) => "pre_feedforward_layernorm",
             (Self::HuggingFace, Part::GateUp) => "mlp.gate_up_proj",
             (Self::HuggingFace, Part::Gate) => "mlp.gate_proj",
             (Self::HuggingFace, Part::Up) => "mlp.up_proj",
@@ -86,7 +89,7 @@ impl Naming {
             (Self::Gguf, Part::QueryNorm) => "attn_q_norm",
             (Self::Gguf, Part::KeyNorm) => "attn_k_norm",
             (Self::Gguf, Part::PostAttentionNorm) => "post_attention_norm",
-            (Self::Gguf, Part::FeedForwardNorm) => "ffn_norm",
+            (Self::Gguf, Part::FeedForwardNorm | Part::PreFeedForwardNorm) => "ffn_norm",
             (Self::Gguf, Part::Gate) => "ffn_gate",
             (Self::Gguf, Part::Up | Part::GateUp) => "ffn_up",
             (Self::Gguf, Part::Down) => "ffn_down",

@@ -1,6 +1,16 @@
-//! SwiGLU's gate as the paper writes it, in f64: the tests' oracle.
+//! Activations and caps as the papers write them, in f64: the tests' oracle.
 
-pub(super) fn silu_mul(gate: f32, up: f32) -> f64 {
-    let gate = f64::from(gate);
-    gate / (1.0 + (-gate).exp()) * f64::from(up)
+pub(super) fn silu(x: f32) -> f64 {
+    let x = f64::from(x);
+    x / (1.0 + (-x).exp())
+}
+
+pub(super) fn gelu_tanh(x: f32) -> f64 {
+    let x = f64::from(x);
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+    0.5 * x * (1.0 + inner.tanh())
+}
+
+pub(super) fn soft_cap(x: f32, cap: f64) -> f64 {
+    cap * (f64::from(x) / cap).tanh()
 }

@@ -50,6 +50,8 @@ pub struct AttentionShape {
     pub num_heads: usize,
     /// What scores are multiplied by, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// Scaled scores are held between `-soft_cap` and it, softly: `cap · tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
     /// A token sees itself and the `window - 1` before it; at least 1.
     pub window: Option<usize>,
 }
@@ -109,7 +111,7 @@ fn heads_at_once(
     heads
 }
 
-/// `out[row, head, :] = softmax(q · Kᵀ * scale) · V` for every row of every sequence, causal, over
+/// `out[row, head, :] = softmax(cap(q · Kᵀ * scale)) · V` for every row of every sequence, causal, over
 /// the positions the cache holds (the rows' own keys and values must have been written before).
 /// `q`, `out`: `[rows, num_heads, head_dim]`; head `h` reads KV head
 /// `h / (num_heads / num_kv_heads)`. Rows that no sequence has are left as they are.
@@ -264,6 +266,7 @@ impl Call<'_> {
             table: &seq.block_table[first_block..][..blocks],
             first: first_block * BLOCK_TOKENS,
             scale: self.shape.scale,
+            soft_cap: self.shape.soft_cap,
             seen,
             scores: &mut scratch.scores[..R * blocks],
             out: &mut scratch.out,

@@ -14,8 +14,11 @@ pub(super) fn attend(
     let seen = first..=position;
     let dot =
         |k: &[f32]| -> f64 { q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum() };
-    let scores: Vec<f64> =
-        k[seen.clone()].iter().map(|k| dot(k) * f64::from(shape.scale)).collect();
+    let score = |k: &Vec<f32>| {
+        let score = dot(k) * f64::from(shape.scale);
+        shape.soft_cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
+    };
+    let scores: Vec<f64> = k[seen.clone()].iter().map(score).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
     let total: f64 = weights.iter().sum();

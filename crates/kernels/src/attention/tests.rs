@@ -33,7 +33,7 @@ impl Case {
         let scale = 1.0 / (head_dim as f32).sqrt();
         Self {
             kv: KvShape { num_blocks: 64, num_kv_heads, head_dim, format },
-            shape: AttentionShape { num_heads, scale, window },
+            shape: AttentionShape { num_heads, scale, soft_cap: None, window },
             tokens,
             q: bits.numbers(tokens * num_heads * head_dim).iter().map(|x| x * 3.0).collect(),
             k: bits.numbers(tokens * num_kv_heads * head_dim),
@@ -141,7 +141,7 @@ fn every_level_agrees_however_it_is_cut() {
 #[test]
 fn a_lone_decoding_sequence_gives_every_thread_work() {
     let kv = KvShape { num_blocks: 1, num_kv_heads: 2, head_dim: 16, format: KvFormat::F32 };
-    let shape = AttentionShape { num_heads: 8, scale: 1.0, window: None };
+    let shape = AttentionShape { num_heads: 8, scale: 1.0, soft_cap: None, window: None };
     let row = SequenceRows { first_row: 0, num_rows: 1, start: 0, block_table: &[0] };
     for isa in Isa::available() {
         for (threads, rows, tasks) in [(1, 1, 2), (2, 1, 4), (4, 1, 8), (16, 1, 8), (2, 8, 16)] {
@@ -161,6 +161,18 @@ fn a_window_hides_what_is_before_it() {
         for heads in [(1, 1, 20), (2, 3, 32)] {
             Case::new(heads, 75, Some(window), KvFormat::F32).check();
         }
+    }
+}
+
+#[test]
+fn a_soft_cap_bends_scores() {
+    for (heads, window) in [((1, 1, 20), None), ((2, 3, 32), Some(17))] {
+        let mut case = Case::new(heads, 40, window, KvFormat::F32);
+        let bits = |case: &Case| case.run(Isa::detect(), 1, &[40], &case.straight());
+        let without = bits(&case);
+        case.shape.soft_cap = Some(0.5);
+        case.check();
+        assert!(bits(&case) != without);
     }
 }
 

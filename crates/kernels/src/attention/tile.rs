@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::cache::{BLOCK_TOKENS, Element, HeadBlocks};
 use crate::{
-    exp::exp,
+    exp::{exp, soft_cap},
     isa::{Kernel, LANES, Simd, max_lanes, sum_lanes},
 };
 
@@ -24,6 +24,7 @@ pub(super) struct Tile<'a, E, const R: usize, const B: usize, const D: usize> {
     /// The position that `table` starts at.
     pub(super) first: usize,
     pub(super) scale: f32,
+    pub(super) soft_cap: Option<f32>,
     /// The positions each row sees, its own the last.
     pub(super) seen: [Range<usize>; R],
     pub(super) scores: &'a mut [[f32; LANES]], // [R, table.len()]
@@ -44,7 +45,13 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
         let mut inverse = [0.0; R];
         for r in 0..R {
             let seen = self.seen[r].start - self.first..self.seen[r].end - self.first;
-            inverse[r] = softmax(s, &mut self.scores[r * width..(r + 1) * width], seen);
+            let scores = &mut self.scores[r * width..(r + 1) * width];
+            if let Some(cap) = self.soft_cap {
+                for lanes in scores.iter_mut() {
+                    s.store(soft_cap(s, s.load(lanes), cap), lanes);
+                }
+            }
+            inverse[r] = softmax(s, scores, seen);
         }
         for d in (0..self.kv.vectors()).step_by(D) {
             self.sum_values(s, d, &inverse);

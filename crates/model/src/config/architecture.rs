@@ -1,6 +1,8 @@
 //! The networks we run, a row each: what an architecture's name alone says, whichever file describes
 //! the model. What a file says comes on top (`hf`, and `gguf`'s `metadata`).
 
+use wharf_kernels::activation::Activation;
+
 /// The networks we run. They are one decoder with options; this says which, and whose defaults hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
@@ -20,6 +22,11 @@ pub enum Architecture {
     Olmo2,
     /// Phi-3, Phi-3.5 and Phi-4: Llama with fused projections, LongRoPE and (mini) partial rotation.
     Phi3,
+    /// Gemma 2: scaled embeddings, norms before and after, GELU, soft caps, every other layer a window.
+    Gemma2,
+    /// Gemma 3's text model: Gemma 2 with norms of queries and keys instead of a cap of scores, and
+    /// with a rotation of its own in the layers with a window, five of six.
+    Gemma3,
 }
 
 /// What an architecture's name says.
@@ -46,6 +53,16 @@ pub(crate) struct Traits {
     pub(crate) fused: bool,
     /// Whether heads may be rotated in part.
     pub(crate) partial_rotary: bool,
+    /// What gates are put through.
+    pub(crate) activation: Activation,
+    /// Whether this is a Gemma: its files store norms less 1 (but for GGUF), embeddings are multiplied
+    /// by the root of their width, and scores by that of `query_pre_attn_scalar`, inverse.
+    pub(crate) gemma: bool,
+    /// Whether `attn_logit_softcapping` is honoured.
+    pub(crate) capped_scores: bool,
+    /// Whether layers with a window have a rotation of their own. (The only such model states the
+    /// context that its scaling gives, not the one that it scales.)
+    pub(crate) local_rope: bool,
     /// Whether embeddings, residuals, attention scores and logits have multipliers in the file.
     pub(crate) multipliers: bool,
     /// Layers that see a window only.
@@ -68,6 +85,8 @@ pub(crate) struct Defaults {
     /// Unlike the others this one is a field of some classes only.
     pub(crate) original_max_position_embeddings: Option<usize>,
     pub(crate) sliding_window: Option<usize>,
+    pub(crate) attn_logit_softcapping: Option<f64>,
+    pub(crate) final_logit_softcapping: Option<f64>,
     pub(crate) tie_word_embeddings: bool,
 }
 
@@ -82,6 +101,8 @@ pub(crate) enum Windows {
     From,
     /// Those that don't rotate, if `use_sliding_window` says so.
     Nope,
+    /// All but every so many.
+    AllBut(usize),
 }
 
 /// Which of attention's projections have a bias.
@@ -113,6 +134,8 @@ pub enum Norms {
     Before,
     /// What comes out is, before it is added.
     After,
+    /// Both are.
+    Both,
 }
 
 const LLAMA: Traits = Traits {
@@ -126,6 +149,10 @@ const LLAMA: Traits = Traits {
     norms: Norms::Before,
     fused: false,
     partial_rotary: false,
+    activation: Activation::Silu,
+    gemma: false,
+    capped_scores: false,
+    local_rope: false,
     multipliers: false,
     windows: Windows::None,
     nope_interval: None,
@@ -136,13 +163,38 @@ const LLAMA: Traits = Traits {
         rope_theta: 10_000.0,
         original_max_position_embeddings: None,
         sliding_window: None,
+        attn_logit_softcapping: None,
+        final_logit_softcapping: None,
         tie_word_embeddings: false,
     },
 };
 
+const GEMMA2: Traits = Traits {
+    name: "Gemma2ForCausalLM",
+    model_type: "gemma2",
+    gguf: Some("gemma2"),
+    interleaved_in_gguf: false,
+    optional_mlp_bias: false,
+    norms: Norms::Both,
+    activation: Activation::GeluTanh,
+    gemma: true,
+    capped_scores: true,
+    windows: Windows::AllBut(2),
+    defaults: Defaults {
+        num_key_value_heads: Some(4),
+        head_dim: Some(256),
+        sliding_window: Some(4096),
+        attn_logit_softcapping: Some(50.0),
+        final_logit_softcapping: Some(30.0),
+        tie_word_embeddings: true,
+        ..LLAMA.defaults
+    },
+    ..LLAMA
+};
+
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -151,6 +203,8 @@ impl Architecture {
         Self::Granite,
         Self::Olmo2,
         Self::Phi3,
+        Self::Gemma2,
+        Self::Gemma3,
     ];
 
     /// Hugging Face's name.
@@ -254,6 +308,23 @@ impl Architecture {
                     ..LLAMA.defaults
                 },
                 ..LLAMA
+            },
+            Self::Gemma2 => GEMMA2,
+            Self::Gemma3 => Traits {
+                name: "Gemma3ForCausalLM",
+                model_type: "gemma3_text",
+                gguf: Some("gemma3"),
+                qk_norm: QkNorm::Heads,
+                capped_scores: false,
+                local_rope: true,
+                windows: Windows::AllBut(6),
+                defaults: Defaults {
+                    rope_theta: 1_000_000.0,
+                    attn_logit_softcapping: None,
+                    final_logit_softcapping: None,
+                    ..GEMMA2.defaults
+                },
+                ..GEMMA2
             },
         }
     }

@@ -4,6 +4,7 @@
 //! or refused; where one is missing, the default is that of the architecture's class in transformers.
 
 use serde_json::Value;
+use wharf_kernels::activation::Activation;
 
 use super::{
     Architecture, AttentionBias, Bias, Config, Fields, Traits, Windows, inverse_sqrt, limits,
@@ -15,13 +16,14 @@ use crate::{
 };
 
 /// Fields that change the network, and the architectures that we honour them for.
-const REFUSED: [(&str, fn(&Traits) -> bool); 11] = [
+const REFUSED: [(&str, fn(&Traits) -> bool); 12] = [
     ("quantization_config", |_| false),
     ("compression_config", |_| false),
     ("num_local_experts", |_| false),
     ("num_experts", |_| false),
-    ("attn_logit_softcapping", |_| false),
-    ("final_logit_softcapping", |_| false),
+    ("attn_logit_softcapping", |traits| traits.capped_scores),
+    ("final_logit_softcapping", |traits| traits.gemma),
+    ("query_pre_attn_scalar", |traits| traits.gemma),
     ("embedding_multiplier", |traits| traits.multipliers),
     ("residual_multiplier", |traits| traits.multipliers),
     ("attention_multiplier", |traits| traits.multipliers),
@@ -42,10 +44,16 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let num_layers = fields.required_count("num_hidden_layers", limits::LAYERS)?;
     let num_heads = fields.required_count("num_attention_heads", limits::HEADS)?;
     let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
-    let rope = rope(&fields, &traits, trained)?;
+    let (rope, local_rope) = ropes(&fields, &traits, trained)?;
+    let max_model_len =
+        if traits.local_rope { trained } else { scaled_context(trained, &rope.scaling) };
     let nope_layers = listed_nope_layers(&fields, &traits, num_layers)?;
     let head_dim = head_dim(&fields, &traits, hidden_size, num_heads)?;
     let rotary_dim = rotary_dim(&fields, &traits, head_dim)?;
+    let capping = |name: &str, default: Option<f64>| -> Result<Option<f32>, Malformed> {
+        let cap = if fields.has(name) { fields.number(name)? } else { default };
+        Ok(cap.map(|cap| cap as f32))
+    };
     // Where there are multipliers, the class's default of each is 1.
     let multiplier = |name: &str, other: f32| -> Result<f32, Malformed> {
         if !traits.multipliers {
@@ -67,13 +75,31 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         head_dim,
         rotary_dim,
         vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
-        max_model_len: scaled_context(trained, &rope.scaling),
+        max_model_len,
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(traits.defaults.rms_norm_eps) as f32,
-        embedding_multiplier: multiplier("embedding_multiplier", 1.0)?,
+        embedding_multiplier: if traits.gemma {
+            (hidden_size as f32).sqrt()
+        } else {
+            multiplier("embedding_multiplier", 1.0)?
+        },
         residual_multiplier: multiplier("residual_multiplier", 1.0)?,
-        attention_multiplier: multiplier("attention_multiplier", inverse_sqrt(head_dim))?,
+        attention_multiplier: if traits.gemma {
+            query_pre_attn_scalar(&fields)?.powf(-0.5) as f32
+        } else {
+            multiplier("attention_multiplier", inverse_sqrt(head_dim))?
+        },
         logits_scaling: multiplier("logits_scaling", 1.0)?,
+        attn_logit_softcapping: capping(
+            "attn_logit_softcapping",
+            traits.defaults.attn_logit_softcapping,
+        )?,
+        final_logit_softcapping: capping(
+            "final_logit_softcapping",
+            traits.defaults.final_logit_softcapping,
+        )?,
+        activation: traits.activation,
         rope,
+        local_rope,
         qkv_bias: present(qkv_bias),
         o_bias: present(attention_bias),
         mlp_bias: present(mlp_bias),
@@ -101,6 +127,14 @@ fn num_kv_heads(
         traits.defaults.num_key_value_heads
     };
     Ok(count.unwrap_or(num_heads))
+}
+
+fn query_pre_attn_scalar(fields: &Fields<'_>) -> Result<f64, Malformed> {
+    let name = "query_pre_attn_scalar";
+    match fields.number(name)?.unwrap_or(256.0) {
+        scalar if scalar > 0.0 => Ok(scalar),
+        scalar => Err(fields.fault(name, format!("{scalar} is not a positive number"))),
+    }
 }
 
 fn tied(fields: &Fields<'_>, traits: &Traits) -> Result<bool, Malformed> {
@@ -139,8 +173,15 @@ fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malfor
     if let Some((name, _)) = REFUSED.iter().find(refused) {
         return Err(fields.fault(name, "is not supported"));
     }
-    if let Some(act) = fields.text("hidden_act")?.filter(|act| *act != "silu") {
-        return Err(fields.fault("hidden_act", format!("{act:?} is not supported (silu is)")));
+    let (name, known) = match traits.activation {
+        Activation::Silu => ("hidden_act", "silu"),
+        Activation::GeluTanh => ("hidden_activation", "gelu_pytorch_tanh"),
+    };
+    if let Some(act) = fields.text(name)?.filter(|act| *act != known) {
+        return Err(fields.fault(name, format!("{act:?} is not supported ({known} is)")));
+    }
+    if fields.flag("use_bidirectional_attention")? == Some(true) {
+        return Err(fields.fault("use_bidirectional_attention", "true is not supported"));
     }
     Ok(())
 }
@@ -214,7 +255,7 @@ fn windows(
     let num_layers = nope_layers.len();
     let used = match traits.windows {
         Windows::None => false,
-        Windows::All => true,
+        Windows::All | Windows::AllBut(_) => true,
         Windows::From | Windows::Nope => fields.flag("use_sliding_window")? == Some(true),
     };
     let size = match used {
@@ -229,10 +270,18 @@ fn windows(
         Some(value) if value.as_u64() == Some(0) => 0,
         _ => fields.count("max_window_layers", usize::MAX)?.unwrap_or(28),
     };
+    let interval = match traits.windows {
+        // Gemma 2's class knows no other interval, and its files don't name one.
+        Windows::AllBut(usual) => {
+            fields.count("sliding_window_pattern", usize::MAX)?.unwrap_or(usual)
+        }
+        _ => 1,
+    };
     let slides = |layer: usize| match traits.windows {
         Windows::None | Windows::All => true,
         Windows::From => layer >= first,
         Windows::Nope => nope_layers[layer],
+        Windows::AllBut(_) => (layer + 1) % interval != 0,
     };
     let by_rule = |layer: usize| size.filter(|_| slides(layer));
     let Some(types) = fields.texts("layer_types")? else {
@@ -272,9 +321,40 @@ fn rope_parameters<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>, Malfor
     }
 }
 
-fn rope(fields: &Fields<'_>, traits: &Traits, trained: usize) -> Result<RopeConfig, Malformed> {
+/// The rotation, and that of the layers with a window where it differs: one set of parameters for each
+/// type of layer, or in old files the latter's base only.
+fn ropes(
+    fields: &Fields<'_>,
+    traits: &Traits,
+    trained: usize,
+) -> Result<(RopeConfig, Option<RopeConfig>), Malformed> {
     let parameters = rope_parameters(fields)?;
-    let outer_theta = fields.number("rope_theta")?.unwrap_or(traits.defaults.rope_theta);
+    let theta = fields.number("rope_theta")?.unwrap_or(traits.defaults.rope_theta);
+    if !traits.local_rope {
+        return Ok((rope(fields, parameters.as_ref(), theta, traits, trained)?, None));
+    }
+    let local_theta = fields.number("rope_local_base_freq")?.unwrap_or(10_000.0);
+    let types = match &parameters {
+        Some(all) if all.has("full_attention") || all.has("sliding_attention") => (
+            all.object("full_attention", "rope_parameters.full_attention.")?,
+            all.object("sliding_attention", "rope_parameters.sliding_attention.")?,
+        ),
+        _ => (parameters, None),
+    };
+    let of_type = |parameters: Option<Fields<'_>>, theta| {
+        rope(fields, parameters.as_ref(), theta, traits, trained)
+    };
+    Ok((of_type(types.0, theta)?, Some(of_type(types.1, local_theta)?)))
+}
+
+/// The rotation by `parameters`, whose base, if they have none, is `outer_theta`.
+fn rope(
+    fields: &Fields<'_>,
+    parameters: Option<&Fields<'_>>,
+    outer_theta: f64,
+    traits: &Traits,
+    trained: usize,
+) -> Result<RopeConfig, Malformed> {
     let Some(parameters) = parameters else {
         return Ok(RopeConfig { theta: outer_theta, scaling: Scaling::None });
     };
@@ -305,10 +385,10 @@ fn rope(fields: &Fields<'_>, traits: &Traits, trained: usize) -> Result<RopeConf
             high_freq_factor: parameters.required_number("high_freq_factor")?,
             original_context: original()?,
         },
-        "longrope" => longrope(&parameters, original()?, trained)?,
+        "longrope" => longrope(parameters, original()?, trained)?,
         // As Phi-3's first files have it.
-        "su" if traits.model_type == "phi3" => longrope(&parameters, original()?, trained)?,
-        "yarn" => yarn(&parameters, original()?, trained)?,
+        "su" if traits.model_type == "phi3" => longrope(parameters, original()?, trained)?,
+        "yarn" => yarn(parameters, original()?, trained)?,
         other => {
             let reason = format!(
                 "{other:?} is not supported (default, linear, dynamic, llama3, yarn, longrope are)"

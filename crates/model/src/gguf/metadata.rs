@@ -10,8 +10,8 @@ use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
     config::{
-        Architecture, AttentionBias, Bias, Config, Traits, inverse_sqrt, limits, nope_layers,
-        scaled_context,
+        Architecture, AttentionBias, Bias, Config, Traits, Windows, inverse_sqrt, limits,
+        nope_layers, scaled_context,
     },
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
@@ -164,6 +164,9 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let rotary_dim = rotary_dim(&mut keys, &traits, head_dim)?;
     let longrope = gguf.tensors.iter().any(|tensor| tensor.name == "rope_factors_long.weight");
     let rope = rope(&mut keys, trained, longrope)?;
+    let local_rope = local_rope(&mut keys, &traits)?;
+    let max_model_len =
+        if traits.local_rope { trained } else { scaled_context(trained, &rope.scaling) };
     if architecture == Architecture::Granite && keys.flag("rope.scaling.finetuned")? == Some(false)
     {
         let reason = "false is not supported (Granite without rotation)";
@@ -180,16 +183,31 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     }
     // How the converter laid the file out, of which there is one way today.
     keys.text("tensor_data_layout")?;
+    // `query_pre_attn_scalar` is not in these files: it is the width of a head, but in both 27B models.
+    let query_scalar = match (architecture, num_layers) {
+        (Architecture::Gemma2, 46) | (Architecture::Gemma3, 62) => hidden_size / num_heads,
+        _ => head_dim,
+    };
     let mut multiplier = |name: &str, missing: f32| -> Result<f32, Malformed> {
         if !traits.multipliers {
             return Ok(missing);
         }
         Ok(keys.number(name)?.map_or(missing, |number| number as f32))
     };
-    let embedding_multiplier = multiplier("embedding_scale", 1.0)?;
+    let root = if traits.gemma { (hidden_size as f32).sqrt() } else { 1.0 };
+    let embedding_multiplier = multiplier("embedding_scale", root)?;
     let residual_multiplier = multiplier("residual_scale", 1.0)?;
-    let attention_multiplier = multiplier("attention.scale", inverse_sqrt(head_dim))?;
+    let attention_multiplier = multiplier("attention.scale", inverse_sqrt(query_scalar))?;
     let logits_scaling = multiplier("logit_scale", 1.0)?;
+    let mut capping = |name: &str, there: bool, missing| -> Result<Option<f32>, Malformed> {
+        let cap = if there { keys.number(name)?.or(missing) } else { None };
+        Ok(cap.filter(|cap| *cap != 0.0).map(|cap| cap as f32))
+    };
+    let missing = traits.defaults;
+    let attn_logit_softcapping =
+        capping("attn_logit_softcapping", traits.capped_scores, missing.attn_logit_softcapping)?;
+    let final_logit_softcapping =
+        capping("final_logit_softcapping", traits.gemma, missing.final_logit_softcapping)?;
     let if_in_file = |optional| if optional { Bias::IfInFile } else { Bias::Absent };
     let attention_bias = if_in_file(traits.attention_bias == AttentionBias::Optional);
     let config = Config {
@@ -202,7 +220,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         head_dim,
         rotary_dim,
         vocab_size: vocab_size(gguf, &mut keys)?,
-        max_model_len: scaled_context(trained, &rope.scaling),
+        max_model_len,
         rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
             Malformed::new(keys.get("attention.layer_norm_rms_epsilon").0, "is missing")
         })? as f32,
@@ -210,7 +228,11 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         residual_multiplier,
         attention_multiplier,
         logits_scaling,
+        attn_logit_softcapping,
+        final_logit_softcapping,
+        activation: traits.activation,
         rope,
+        local_rope,
         qkv_bias: match traits.attention_bias {
             AttentionBias::Qkv => Bias::Present,
             _ => attention_bias,
@@ -235,13 +257,20 @@ fn windows(
     architecture: Architecture,
     num_layers: usize,
 ) -> Result<Vec<Option<usize>>, Malformed> {
-    let window = keys.whole("attention.sliding_window", usize::MAX)?.filter(|size| *size > 0);
+    // Gemma 2's first files don't say.
+    let missing = (architecture == Architecture::Gemma2).then_some(4096);
+    let window = keys.whole("attention.sliding_window", usize::MAX)?.or(missing);
+    let window = window.filter(|size| *size > 0);
+    let slides = |layer: usize| match architecture.traits().windows {
+        Windows::AllBut(interval) => (layer + 1) % interval != 0,
+        _ => true,
+    };
     match architecture {
         Architecture::SmolLm3 | Architecture::Granite | Architecture::Olmo2 if window.is_some() => {
             let key = keys.get("attention.sliding_window").0;
             Err(Malformed::new(key, format!("is not supported for {}", architecture.name())))
         }
-        _ => Ok(vec![window; num_layers]),
+        _ => Ok((0..num_layers).map(|layer| window.filter(|_| slides(layer))).collect()),
     }
 }
 
@@ -332,6 +361,15 @@ fn rope(keys: &mut Keys<'_, '_>, trained: usize, longrope: bool) -> Result<RopeC
         return Err(Malformed::new(key, "is supported with YaRN and LongRoPE only"));
     }
     Ok(RopeConfig { theta, scaling })
+}
+
+/// The rotation of layers with a window, where they have one of their own.
+fn local_rope(keys: &mut Keys<'_, '_>, traits: &Traits) -> Result<Option<RopeConfig>, Malformed> {
+    if !traits.local_rope {
+        return Ok(None);
+    }
+    let theta = keys.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+    Ok(Some(RopeConfig { theta, scaling: Scaling::None }))
 }
 
 /// Rows of the embedding, if the metadata says; else 0, and the embedding tensor decides.

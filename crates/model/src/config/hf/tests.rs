@@ -217,6 +217,58 @@ fn the_rotation_of_phi3() {
     assert_eq!(fault.field, "rope_scaling.short_factor");
 }
 
+fn gemma(class: &str, fields: Value) -> Result<Config, Malformed> {
+    let mut all = json!({"architectures": [class], "hidden_act": null, "rope_theta": null});
+    for (name, value) in fields.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    with(all)
+}
+
+#[test]
+fn the_options_of_gemma2() {
+    let gemma = |fields: Value| gemma("Gemma2ForCausalLM", fields);
+    let config = gemma(json!({})).unwrap();
+    assert_eq!((config.embedding_multiplier, config.attention_multiplier), (8.0, 1.0 / 16.0));
+    assert_eq!(config.attn_logit_softcapping, Some(50.0));
+    assert_eq!(config.final_logit_softcapping, Some(30.0));
+    assert_eq!(config.windows, [Some(4096), None, Some(4096)]);
+    assert_eq!((config.head_dim, config.tied, config.local_rope), (256, Some(true), None));
+    let uncapped = gemma(json!({"attn_logit_softcapping": null})).unwrap();
+    assert_eq!(uncapped.attn_logit_softcapping, None);
+    for (name, wrong) in [
+        ("attn_logit_softcapping", json!(0.0)),
+        ("query_pre_attn_scalar", json!(-1)),
+        ("hidden_activation", json!("gelu")),
+        ("use_bidirectional_attention", json!(true)),
+    ] {
+        assert_eq!(gemma(json!({ name: wrong })).unwrap_err().field, name);
+    }
+    assert_eq!(refused(json!({"final_logit_softcapping": 30.0})), "final_logit_softcapping");
+}
+
+#[test]
+fn both_forms_of_gemma3s_rotations() {
+    let gemma = |fields: Value| gemma("Gemma3ForCausalLM", fields);
+    let scaled = json!({"rope_type": "linear", "factor": 8.0});
+    let old = gemma(json!({"sliding_window_pattern": 2, "rope_local_base_freq": 5e3,
+        "rope_scaling": scaled}));
+    let old = old.unwrap();
+    assert_eq!(old.rope, RopeConfig { theta: 1e6, scaling: Scaling::Linear { factor: 8.0 } });
+    assert_eq!(old.local_rope, Some(RopeConfig { theta: 5e3, scaling: Scaling::None }));
+    assert_eq!((old.max_model_len, old.qk_norm), (512, QkNorm::Heads));
+    assert_eq!(old.windows, [Some(4096), None, Some(4096)]);
+    let new = gemma(json!({"sliding_window_pattern": 2, "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3}}}));
+    assert_eq!(new.unwrap(), old);
+    let fault = gemma(json!({"rope_parameters": {
+        "full_attention": {"rope_type": "linear"}}}));
+    assert_eq!(fault.unwrap_err().field, "rope_parameters.full_attention.factor");
+    let fault = gemma(json!({"attn_logit_softcapping": 50.0})).unwrap_err();
+    assert_eq!(fault.field, "attn_logit_softcapping");
+}
+
 #[test]
 fn both_places_of_the_rope_parameters() {
     let new = with(json!({"rope_theta": null,
@@ -331,6 +383,7 @@ proptest! {
             "rope_parameters", "max_position_embeddings", "rms_norm_eps", "eos_token_id",
             "sliding_window", "layer_types", "max_window_layers", "tie_word_embeddings",
             "no_rope_layers", "no_rope_layer_interval", "embedding_multiplier", "logits_scaling",
+            "attn_logit_softcapping", "query_pre_attn_scalar", "sliding_window_pattern",
         ]),
         value in any_json(),
     ) {
