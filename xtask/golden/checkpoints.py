@@ -69,6 +69,11 @@ GEMMA3 = GEMMA2 | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3
                    "attn_logit_softcapping": None, "final_logit_softcapping": None,
                    "rope_theta": 1000000.0, "rope_local_base_freq": 1000.0,
                    "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+QWEN3_MOE = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "head_dim": 16,
+             "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+             "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+MIXTRAL = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
+           "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24}
 
 # With a context of 48 and heads of 16, some frequencies lie above, some between and some below the
 # two wavelengths of Llama 3's rule.
@@ -214,6 +219,9 @@ HUGGING_FACE = [
     Checkpoint("gemma3", "norms of queries and keys; two rotations; two layers of three have a window",
                GEMMA3 | {"sliding_window_pattern": 3, "num_hidden_layers": 4,
                          "query_pre_attn_scalar": 24, "final_logit_softcapping": 4.0}),
+    Checkpoint("qwen3-moe", "three experts of six, whose probabilities stay as they are",
+               QWEN3_MOE | {"norm_topk_prob": False}),
+    Checkpoint("mixtral", "two experts of four, whose probabilities add up to 1", MIXTRAL),
 ]
 
 # Rows of 64 are two blocks of 32.
@@ -279,4 +287,9 @@ GGUF = [
     GgufCheckpoint("gguf-gemma3", "two rotations; five layers of six have a window", GEMMA3 |
                    {"intermediate_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2,
                     "num_key_value_heads": 1}, "Q8_0"),
+    GgufCheckpoint("gguf-qwen3moe", "experts in one tensor", QWEN3_MOE |
+                   {"moe_intermediate_size": 32, "num_hidden_layers": 1}, "Q8_0",
+                   {"ffn_gate_inp": "F32", "ffn_down_exps": "Q4_0"}),
+    GgufCheckpoint("gguf-mixtral", "a llama with experts", MIXTRAL | {"intermediate_size": 32}, "Q8_0",
+                   {"ffn_gate_inp": "F32"}),
 ]

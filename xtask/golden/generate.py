@@ -78,7 +78,8 @@ def hugging_face(folder: Path, checkpoint: checkpoints.Checkpoint, seed: int) ->
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     stored = weights.DTYPES[checkpoint.dtype]
     state = {name: tensor.to(stored) for name, tensor in weights.random_state(model, seed).items()}
-    weights.write_safetensors(folder, state, checkpoint.shard_bytes)
+    published = weights.published(state, config["model_type"])
+    weights.write_safetensors(folder, published, checkpoint.shard_bytes)
     # The reference reads the folder as any user's would be read.
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
@@ -94,7 +95,9 @@ def gguf_model(folder: Path, checkpoint: checkpoints.GgufCheckpoint, seed: int) 
     )
     tokenizer = vocabulary.build(checkpoint.pre)
     state = weights.random_state(model, seed)
-    tensors, dequantised = gguf_file.quantise(checkpoint, config, state, seed)
+    apart = weights.unfused(state)
+    tensors, dequantised = gguf_file.quantise(checkpoint, config, apart, seed)
+    dequantised = weights.fused(dequantised)
     missing, unexpected = model.load_state_dict(dequantised, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     golden = golden_of(checkpoint, "model.gguf", raw, model, tokenizer, seed)

@@ -22,6 +22,10 @@ LAYER_NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
     # Gate and up together.
     "mlp.gate_up_proj": "ffn_up",
 }
@@ -33,9 +37,9 @@ POST_NORM_NAMES = {
 }
 POST_NORMS = ("olmo2", "gemma2", "gemma3_text")
 # Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
-LLAMAS = ("llama", "smollm3", "granite")
+LLAMAS = ("llama", "smollm3", "granite", "mixtral")
 # llama.cpp's name, where it is not the `model_type`.
-ARCHITECTURES = {"gemma3_text": "gemma3"}
+ARCHITECTURES = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # `general.file_type` is a hint for people; mixtures have no number of their own.
@@ -127,14 +131,15 @@ def quantise(checkpoint, config, state: dict, seed: int):
         values = tensor.numpy()
         # Norms and biases are vectors: converters keep them in F32.
         kind = "F32" if values.ndim == 1 else checkpoint.formats.get(stem, checkpoint.default_format)
-        rows = encode(values.reshape(values.shape[0], -1), kind, random)
+        rows = encode(values.reshape(-1, values.shape[-1]) if values.ndim == 3 else
+                      values.reshape(values.shape[0], -1), kind, random)
         plain = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind])
         dequantised[name] = torch.from_numpy(plain.astype(np.float32).reshape(values.shape))
         if config.model_type.startswith("gemma") and stem.endswith("norm"):
             rows = (rows.view(np.float32) + np.float32(1.0)).view(np.uint8)
         if config.model_type in LLAMAS and stem in heads:
             rows = rows[interleave_rows(heads[stem], rows.shape[0])]
-        tensors[stored] = (rows, kind, values.ndim)
+        tensors[stored] = (rows, kind, values.shape[:-1])
     return tensors, dequantised
 
 
@@ -143,13 +148,13 @@ def write(path, checkpoint, config, tensors: dict, tokenizer) -> None:
     write_shape(writer, checkpoint, config)
     write_rope(writer, config)
     write_vocabulary(writer, tokenizer, checkpoint.pre, config.vocab_size)
-    for name, (rows, kind, dimensions) in tensors.items():
+    for name, (rows, kind, outer) in tensors.items():
         quantisation = gguf.GGMLQuantizationType[kind]
         if kind == "F32":
             rows = rows.view(np.float32)
         elif kind == "F16":
             rows = rows.view(np.float16)
-        writer.add_tensor(name, rows.reshape(-1) if dimensions == 1 else rows, raw_dtype=quantisation)
+        writer.add_tensor(name, rows.reshape(*outer, -1), raw_dtype=quantisation)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -170,12 +175,17 @@ def write_shape(writer, checkpoint, config) -> None:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Written only where it does not follow from the rest, as converters do.
     if width * config.num_attention_heads != config.hidden_size or config.model_type in (
-            "qwen3", "gemma2", "gemma3_text"):
+            "qwen3", "qwen3_moe", "gemma2", "gemma3_text"):
         writer.add_key_length(width)
         writer.add_value_length(width)
     if config.model_type in LLAMAS:
         writer.add_rope_dimension_count(width)
         writer.add_vocab_size(config.vocab_size)
+    if config.model_type in ("qwen3_moe", "mixtral"):
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    if config.model_type == "qwen3_moe":
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
     if config.model_type == "phi3":
         writer.add_rope_dimension_count(int(width * config.rope_parameters["partial_rotary_factor"]))
         writer.add_sliding_window(config.sliding_window or 0)

@@ -36,9 +36,60 @@ def random_state(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
 def gain(name: str) -> float:
     if "q_proj" in name or "k_proj" in name or "qkv_proj" in name:
         return 1.7
+    # A router that has preferences.
+    if name.endswith("mlp.gate.weight"):
+        return 3.0
     if "embed_tokens" in name or "lm_head" in name:
         return 2.5
     return 1.0
+
+
+def unfused(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state` with the gates of experts, which transformers keeps in one tensor with what they gate,
+    apart: `[experts, rows, columns]` each."""
+    apart = {}
+    for name, tensor in state.items():
+        if name.endswith("mlp.experts.gate_up_proj"):
+            stem = name.removesuffix("gate_up_proj")
+            gate, up = tensor.chunk(2, dim=1)
+            apart |= {stem + "gate_proj.weight": gate, stem + "up_proj.weight": up}
+        else:
+            apart[name + ".weight" if name.endswith("mlp.experts.down_proj") else name] = tensor
+    return apart
+
+
+def fused(apart: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `unfused`."""
+    state = {}
+    for name, tensor in apart.items():
+        if name.endswith("mlp.experts.gate_proj.weight"):
+            up = apart[name.replace("gate_proj", "up_proj")]
+            state[name.replace("gate_proj.weight", "gate_up_proj")] = torch.cat([tensor, up], dim=1)
+        elif name.endswith("mlp.experts.down_proj.weight"):
+            state[name.removesuffix(".weight")] = tensor
+        elif not name.endswith("mlp.experts.up_proj.weight"):
+            state[name] = tensor
+    return state
+
+
+MIXTRAL_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
+
+def published(state: dict[str, torch.Tensor], model_type: str) -> dict[str, torch.Tensor]:
+    """`state` as published files have it: each expert's matrices by themselves."""
+    result = {}
+    for name, tensor in unfused(state).items():
+        if model_type == "mixtral":
+            name = name.replace(".mlp.", ".block_sparse_moe.")
+        stem, _, kind = name.partition(".experts.")
+        if not kind:
+            result[name] = tensor
+            continue
+        kind = kind.removesuffix(".weight")
+        kind = MIXTRAL_NAMES[kind] if model_type == "mixtral" else kind
+        for expert, matrix in enumerate(tensor):
+            result[f"{stem}.experts.{expert}.{kind}.weight"] = matrix.contiguous()
+    return result
 
 
 def write_safetensors(folder: Path, state: dict[str, torch.Tensor], shard_bytes: int | None) -> None:

@@ -19,4 +19,5 @@ pub mod matmul;
 pub mod norm;
 pub mod quant;
 pub mod rope;
+pub mod softmax;
 pub mod team;

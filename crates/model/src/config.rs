@@ -9,7 +9,7 @@ mod fields;
 mod hf;
 
 pub use architecture::{Architecture, Norms, QkNorm};
-pub(crate) use architecture::{AttentionBias, Traits, Windows};
+pub(crate) use architecture::{AttentionBias, ExpertTraits, Traits, Windows};
 pub(crate) use fields::Fields;
 pub use hf::parse;
 
@@ -31,6 +31,17 @@ pub enum Bias {
     IfInFile,
 }
 
+/// A mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsConfig {
+    /// How many there are.
+    pub num_experts: usize,
+    /// How many a token goes through: those to which the router gives the largest probabilities.
+    pub num_experts_per_tok: usize,
+    /// Whether these are divided by their sum.
+    pub norm_topk_prob: bool,
+}
+
 /// Everything about a decoder but its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -38,8 +49,10 @@ pub struct Config {
     pub architecture: Architecture,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer, or of an expert's.
     pub intermediate_size: usize,
+    /// A mixture of experts in the place of one feed-forward layer.
+    pub experts: Option<ExpertsConfig>,
     /// Decoder layers.
     pub num_layers: usize,
     /// Query heads.
@@ -112,6 +125,7 @@ pub(crate) mod limits {
     pub(crate) const HIDDEN: usize = 1 << 18;
     pub(crate) const INTERMEDIATE: usize = 1 << 21;
     pub(crate) const LAYERS: usize = 1 << 12;
+    pub(crate) const EXPERTS: usize = 1 << 12;
     pub(crate) const HEADS: usize = 1 << 12;
     pub(crate) const HEAD_DIM: usize = 1 << 12;
     pub(crate) const VOCAB: usize = 1 << 24;
@@ -135,6 +149,13 @@ impl Config {
         }
         if dim % 2 != 0 {
             return Err(Malformed::new("head_dim", format!("{dim} is odd; rotation needs pairs")));
+        }
+        if let Some(experts) = &self.experts
+            && experts.num_experts_per_tok > experts.num_experts
+        {
+            let (chosen, all) = (experts.num_experts_per_tok, experts.num_experts);
+            let reason = format!("{chosen} of {all} experts can't be chosen");
+            return Err(Malformed::new("num_experts_per_tok", reason));
         }
         let rotary = self.rotary_dim;
         if rotary == 0 || rotary % 2 != 0 || rotary > dim {

@@ -9,7 +9,7 @@ use wharf_kernels::{
     activation::Activation,
     attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention},
     isa::Isa,
-    matmul::{PackedMatrix, matmul, matmul_all},
+    matmul::{PackedMatrix, matmul},
     norm,
     quant::{Format, dequantize},
     team::Team,
@@ -17,18 +17,12 @@ use wharf_kernels::{
 
 use crate::{
     batch::Batch,
+    feed_forward::{FeedForward, FeedForwardScratch},
+    linear::{Linear, forward_all},
     mmap::MappedFile,
     rope::Rope,
-    rows::{self, Rotations},
+    rows::{self, Rotations, sized},
 };
-
-/// y = x · Wᵀ + b.
-pub(crate) struct Linear {
-    /// `[out, in]`
-    pub(crate) weight: PackedMatrix,
-    /// `[out]`
-    pub(crate) bias: Option<Vec<f32>>,
-}
 
 /// The embedding matrix, read row by row from the mapped file.
 pub(crate) struct Embedding {
@@ -69,12 +63,7 @@ pub(crate) struct Layer {
     pub(crate) post_attention_norm: Option<Vec<f32>>,
     /// Of what goes into the feed-forward layer, `[hidden_size]`.
     pub(crate) feed_forward_norm: Option<Vec<f32>>,
-    /// `[intermediate_size, hidden_size]`
-    pub(crate) gate: Linear,
-    /// `[intermediate_size, hidden_size]`
-    pub(crate) up: Linear,
-    /// `[hidden_size, intermediate_size]`
-    pub(crate) down: Linear,
+    pub(crate) feed_forward: FeedForward,
     /// Of what comes out of the feed-forward layer, `[hidden_size]`.
     pub(crate) post_feed_forward_norm: Option<Vec<f32>>,
 }
@@ -130,10 +119,7 @@ pub(crate) struct Scratch {
     value: Vec<f32>,
     /// `[rows, num_heads, head_dim]`
     attended: Vec<f32>,
-    /// `[rows, intermediate_size]`
-    gate: Vec<f32>,
-    /// `[rows, intermediate_size]`
-    up: Vec<f32>,
+    feed_forward: FeedForwardScratch,
     /// Of each of the decoder's `ropes`.
     angles: Vec<Angles>,
     attention: AttentionScratch,
@@ -153,42 +139,6 @@ struct Step<'a> {
     compute: Compute<'a>,
     rows: usize,
     sequences: &'a [SequenceRows<'a>],
-}
-
-impl Linear {
-    /// `out[rows, out]` = `x[rows, in]` through the layer.
-    fn forward(&self, compute: Compute<'_>, x: &[f32], rows: usize, out: &mut [f32]) {
-        forward_all(compute, x, rows, [(self, out)]);
-    }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| bias.len() * size_of::<f32>())
-    }
-}
-
-/// `out[rows, out]` = `x[rows, in]` through each layer, side by side.
-fn forward_all<const N: usize>(
-    compute: Compute<'_>,
-    x: &[f32],
-    rows: usize,
-    mut layers: [(&Linear, &mut [f32]); N],
-) {
-    let outputs = layers.each_mut().map(|(layer, out)| (&layer.weight, &mut **out));
-    matmul_all(compute.isa, compute.team, x, rows, outputs);
-    for (layer, out) in layers {
-        if let Some(bias) = &layer.bias {
-            rows::add_bias(compute, out, bias);
-        }
-    }
-}
-
-/// The first `len` values of a buffer that grows when it must and never shrinks.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 impl Decoder {
@@ -328,22 +278,19 @@ impl Decoder {
         rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
     }
 
-    /// hidden += norm(down(activation(gate(norm(hidden))) * up(norm(hidden)))) * multiplier, likewise.
+    /// hidden += norm(feed_forward(norm(hidden))) * multiplier, likewise.
     fn feed_forward(&self, step: &Step<'_>, layer: &Layer, scratch: &mut Scratch) {
         let (compute, rows) = (step.compute, step.rows);
         let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
         let normed = sized(&mut scratch.normed, rows * self.hidden_size);
-        let gate = sized(&mut scratch.gate, rows * layer.gate.weight.rows());
-        let up = sized(&mut scratch.up, rows * layer.up.weight.rows());
 
         let input = self.normed(compute, layer.feed_forward_norm.as_deref(), hidden, normed);
-        forward_all(compute, input, rows, [(&layer.gate, &mut *gate), (&layer.up, &mut *up)]);
-        rows::gate_mul(compute, self.activation, layer.gate.weight.rows(), gate, up);
-        layer.down.forward(compute, gate, rows, normed);
+        let feed_forward = &mut scratch.feed_forward;
+        let out = layer.feed_forward.forward(compute, self.activation, input, rows, feed_forward);
         if let Some(norm) = &layer.post_feed_forward_norm {
-            rows::rms_norm_in_place(compute, normed, norm, self.rms_norm_eps);
+            rows::rms_norm_in_place(compute, out, norm, self.rms_norm_eps);
         }
-        rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
+        rows::add_scaled(compute, self.hidden_size, hidden, out, self.residual_multiplier);
     }
 
     /// `logits[i]` = cap(output(norm(hidden[wanted[i]])) / scaling).
@@ -373,15 +320,7 @@ impl Decoder {
     pub(crate) fn bytes(&self) -> usize {
         let floats = |values: &[f32]| size_of_val(values);
         let layers = self.layers.iter().map(|layer| {
-            let linears = [
-                &layer.query,
-                &layer.key,
-                &layer.value,
-                &layer.attention_output,
-                &layer.gate,
-                &layer.up,
-                &layer.down,
-            ];
+            let linears = [&layer.query, &layer.key, &layer.value, &layer.attention_output];
             let norms = [
                 &layer.attention_norm,
                 &layer.post_attention_norm,
@@ -389,7 +328,8 @@ impl Decoder {
                 &layer.post_feed_forward_norm,
             ];
             let norms = norms.into_iter().flatten().map(|norm| floats(norm)).sum::<usize>();
-            linears.iter().map(|linear| linear.bytes()).sum::<usize>() + norms
+            let linears = linears.iter().map(|linear| linear.bytes()).sum::<usize>();
+            linears + layer.feed_forward.bytes() + norms
         });
         let embedding = self.output.rows() * self.embedding.row_bytes;
         layers.sum::<usize>() + embedding + self.output.bytes() + floats(&self.final_norm)

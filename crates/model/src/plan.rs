@@ -9,9 +9,11 @@ use wharf_kernels::{
 };
 
 use crate::{
-    config::{Bias, Config, Norms, QkNorm},
-    decoder::{Decoder, Embedding, Layer, Linear},
+    config::{Bias, Config, ExpertsConfig, Norms, QkNorm},
+    decoder::{Decoder, Embedding, Layer},
     error::ModelError,
+    feed_forward::{Experts, FeedForward, Gated},
+    linear::Linear,
     rope::{Rope, Scaling},
     weights::{Inventory, Lent, Naming, Part, Weights},
 };
@@ -35,10 +37,19 @@ struct LayerPlan<'w> {
     attention_output: LinearPlan<'w>,
     post_attention_norm: Option<Lent<'w>>,
     feed_forward_norm: Option<Lent<'w>>,
+    feed_forward: FeedForwardPlan<'w>,
+    post_feed_forward_norm: Option<Lent<'w>>,
+}
+
+enum FeedForwardPlan<'w> {
+    Gated(GatedPlan<'w>),
+    Experts { router: LinearPlan<'w>, experts: Vec<GatedPlan<'w>>, of: ExpertsConfig },
+}
+
+struct GatedPlan<'w> {
     gate: LinearPlan<'w>,
     up: LinearPlan<'w>,
     down: LinearPlan<'w>,
-    post_feed_forward_norm: Option<Lent<'w>>,
 }
 
 /// Every tensor of a network, found and checked.
@@ -163,7 +174,7 @@ impl<'w> LayerPlan<'w> {
         layer: usize,
         inventory: &mut Inventory<'w>,
     ) -> Result<Self, ModelError> {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let hidden = config.hidden_size;
         let (heads, kv_heads) =
             (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
         let interleaved = (inventory.naming() == Naming::Gguf
@@ -186,16 +197,10 @@ impl<'w> LayerPlan<'w> {
             ]
         };
         let attention_output = linear(Part::AttentionOutput, [hidden, heads], config.o_bias, None)?;
-        let [gate, up] = if fused {
-            let both = linear(Part::GateUp, [2 * wide, hidden], Bias::Absent, None)?;
-            [0..wide, wide..2 * wide].map(|rows| both.slice(rows))
-        } else {
-            [
-                linear(Part::Gate, [wide, hidden], config.mlp_bias, None)?,
-                linear(Part::Up, [wide, hidden], config.mlp_bias, None)?,
-            ]
+        let feed_forward = match config.experts {
+            Some(of) => FeedForwardPlan::experts(config, of, layer, inventory)?,
+            None => FeedForwardPlan::Gated(GatedPlan::new(config, layer, inventory)?),
         };
-        let down = linear(Part::Down, [hidden, wide], config.mlp_bias, None)?;
         let query_key_norms = match config.qk_norm {
             QkNorm::None => None,
             QkNorm::Heads => Some((config.head_dim, config.head_dim)),
@@ -222,11 +227,69 @@ impl<'w> LayerPlan<'w> {
             attention_output,
             post_attention_norm: norm(after, Part::PostAttentionNorm)?,
             feed_forward_norm: norm(before, feed_forward_norm)?,
-            gate,
-            up,
-            down,
+            feed_forward,
             post_feed_forward_norm: norm(after, Part::PostFeedForwardNorm)?,
         })
+    }
+}
+
+impl<'w> GatedPlan<'w> {
+    fn new(
+        config: &Config,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Self, ModelError> {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let mut linear =
+            |part, shape, bias| LinearPlan::new(inventory, part, layer, shape, bias, None);
+        let [gate, up] = if config.architecture.traits().fused {
+            let both = linear(Part::GateUp, [2 * wide, hidden], Bias::Absent)?;
+            [0..wide, wide..2 * wide].map(|rows| both.slice(rows))
+        } else {
+            [
+                linear(Part::Gate, [wide, hidden], config.mlp_bias)?,
+                linear(Part::Up, [wide, hidden], config.mlp_bias)?,
+            ]
+        };
+        let down = linear(Part::Down, [hidden, wide], config.mlp_bias)?;
+        Ok(Self { gate, up, down })
+    }
+}
+
+impl<'w> FeedForwardPlan<'w> {
+    /// A layer's router and experts. GGUF has all experts of a layer in one tensor.
+    fn experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Self, ModelError> {
+        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
+        let mixtral = config.architecture.traits().experts.is_some_and(|of| of.mixtral_names);
+        let (router, [gate, up, down]): (Part, [fn(usize) -> Part; 3]) = if mixtral {
+            (Part::MixtralRouter, [Part::MixtralGate, Part::MixtralUp, Part::MixtralDown])
+        } else {
+            (Part::Router, [Part::ExpertGate, Part::ExpertUp, Part::ExpertDown])
+        };
+        let router = LinearPlan::new(inventory, router, layer, [all, hidden], Bias::Absent, None)?;
+        let mut linear = |part: fn(usize) -> Part, expert: usize, [rows, cols]: [usize; 2]| {
+            let weight = match inventory.naming() {
+                Naming::HuggingFace => inventory.weight(part(expert), layer, &[rows, cols])?,
+                Naming::Gguf => inventory
+                    .weight(part(expert), layer, &[all, rows, cols])?
+                    .slice(expert * rows..(expert + 1) * rows),
+            };
+            Ok(LinearPlan { weight, bias: None, interleaved: None })
+        };
+        let experts = (0..all).map(|expert| {
+            Ok(GatedPlan {
+                gate: linear(gate, expert, [wide, hidden])?,
+                up: linear(up, expert, [wide, hidden])?,
+                down: linear(down, expert, [hidden, wide])?,
+            })
+        });
+        let experts = experts.collect::<Result<_, ModelError>>()?;
+        Ok(Self::Experts { router, experts, of })
     }
 }
 
@@ -302,11 +365,28 @@ impl Packer<'_, '_> {
             rope: (!config.nope_layers[number]).then_some(usize::from(local)),
             window,
             feed_forward_norm: norm(plan.feed_forward_norm),
-            gate: self.linear(&plan.gate)?,
-            up: self.linear(&plan.up)?,
-            down: self.linear(&plan.down)?,
+            feed_forward: self.feed_forward(&plan.feed_forward)?,
             post_feed_forward_norm: norm(plan.post_feed_forward_norm),
         })
+    }
+
+    fn feed_forward(&self, plan: &FeedForwardPlan<'_>) -> Result<FeedForward, ModelError> {
+        let gated = |plan: &GatedPlan<'_>| {
+            Ok(Gated {
+                gate: self.linear(&plan.gate)?,
+                up: self.linear(&plan.up)?,
+                down: self.linear(&plan.down)?,
+            })
+        };
+        match plan {
+            FeedForwardPlan::Gated(plan) => gated(plan).map(FeedForward::Gated),
+            FeedForwardPlan::Experts { router, experts, of } => Ok(FeedForward::Experts(Experts {
+                router: self.linear(router)?,
+                experts: experts.iter().map(gated).collect::<Result<_, ModelError>>()?,
+                num_experts_per_tok: of.num_experts_per_tok,
+                norm_topk_prob: of.norm_topk_prob,
+            })),
+        }
     }
 
     fn norm(&self, lent: &Lent<'_>) -> Vec<f32> {

@@ -5,7 +5,7 @@
 
 use wharf_kernels::{
     activation::{self, Activation},
-    norm, rope,
+    norm, rope, softmax,
 };
 
 use crate::decoder::Compute;
@@ -39,6 +39,11 @@ pub(crate) fn gate_mul(
     in_tasks(compute, width, gate, |first, gate| {
         activation::gate_mul(compute.isa, of, gate, &up[first * width..][..gate.len()]);
     });
+}
+
+/// `x[r] = softmax(x[r])`, `[rows, width]`.
+pub(crate) fn softmax(compute: Compute<'_>, width: usize, x: &mut [f32]) {
+    in_tasks(compute, width, x, |_, x| softmax::softmax(compute.isa, x, width));
 }
 
 /// `x = cap * tanh(x / cap)`, `[rows, width]`.
@@ -89,6 +94,14 @@ pub(crate) fn rotate(compute: Compute<'_>, width: usize, x: &mut [f32], by: Rota
             rope::rotate(row, by.head_dim, cos, sin);
         }
     });
+}
+
+/// The first `len` values of a buffer that grows when it must and never shrinks.
+pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
 }
 
 /// Calls `operator(first_row, rows)` on runs of whole rows that make up `x`, `[rows, width]`.

@@ -45,6 +45,31 @@ pub(crate) enum Part {
     Up,
     Down,
     PostFeedForwardNorm,
+    Router,
+    /// Of the expert of that number, as the next two.
+    ExpertGate(usize),
+    ExpertUp(usize),
+    ExpertDown(usize),
+    /// The same under Mixtral's names.
+    MixtralRouter,
+    MixtralGate(usize),
+    MixtralUp(usize),
+    MixtralDown(usize),
+}
+
+impl Part {
+    /// The expert's number, if it is one's.
+    fn expert(self) -> Option<usize> {
+        match self {
+            Self::ExpertGate(expert) | Self::ExpertUp(expert) | Self::ExpertDown(expert) => {
+                Some(expert)
+            }
+            Self::MixtralGate(expert) | Self::MixtralUp(expert) | Self::MixtralDown(expert) => {
+                Some(expert)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How a file format names the parts.
@@ -77,6 +102,14 @@ impl Naming {
             (Self::HuggingFace, Part::Up) => "mlp.up_proj",
             (Self::HuggingFace, Part::Down) => "mlp.down_proj",
             (Self::HuggingFace, Part::PostFeedForwardNorm) => "post_feedforward_layernorm",
+            (Self::HuggingFace, Part::Router) => "mlp.gate",
+            (Self::HuggingFace, Part::ExpertGate(_)) => "mlp.experts.{}.gate_proj",
+            (Self::HuggingFace, Part::ExpertUp(_)) => "mlp.experts.{}.up_proj",
+            (Self::HuggingFace, Part::ExpertDown(_)) => "mlp.experts.{}.down_proj",
+            (Self::HuggingFace, Part::MixtralRouter) => "block_sparse_moe.gate",
+            (Self::HuggingFace, Part::MixtralGate(_)) => "block_sparse_moe.experts.{}.w1",
+            (Self::HuggingFace, Part::MixtralUp(_)) => "block_sparse_moe.experts.{}.w3",
+            (Self::HuggingFace, Part::MixtralDown(_)) => "block_sparse_moe.experts.{}.w2",
             (Self::Gguf, Part::Embedding) => "token_embd",
             (Self::Gguf, Part::FinalNorm) => "output_norm",
             (Self::Gguf, Part::Output) => "output",
@@ -94,6 +127,15 @@ impl Naming {
             (Self::Gguf, Part::Up | Part::GateUp) => "ffn_up",
             (Self::Gguf, Part::Down) => "ffn_down",
             (Self::Gguf, Part::PostFeedForwardNorm) => "post_ffw_norm",
+            (Self::Gguf, Part::Router | Part::MixtralRouter) => "ffn_gate_inp",
+            // All experts are one tensor.
+            (Self::Gguf, Part::ExpertGate(_) | Part::MixtralGate(_)) => "ffn_gate_exps",
+            (Self::Gguf, Part::ExpertUp(_) | Part::MixtralUp(_)) => "ffn_up_exps",
+            (Self::Gguf, Part::ExpertDown(_) | Part::MixtralDown(_)) => "ffn_down_exps",
+        };
+        let name = match part.expert() {
+            Some(expert) => &name.replace("{}", &expert.to_string()),
+            None => name,
         };
         match (self, part) {
             (_, Part::Embedding | Part::FinalNorm | Part::Output) => format!("{name}.{kind}"),

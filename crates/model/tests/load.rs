@@ -142,6 +142,28 @@ fn a_config_that_the_tensors_contradict() {
 }
 
 #[test]
+fn experts_that_the_tensors_contradict() {
+    let cases = [
+        ("qwen3-moe", json!({"num_experts": 7}), "model.layers.0.mlp.gate.weight"),
+        ("qwen3-moe", json!({"num_experts": 5}), "model.layers.0.mlp.gate.weight"),
+        (
+            "mixtral",
+            json!({"intermediate_size": 40}),
+            "model.layers.0.block_sparse_moe.experts.0.w1.weight",
+        ),
+    ];
+    for (golden, fields, field) in cases {
+        let copy = copy_of(golden);
+        change_json(&copy.path().join("config.json"), |config| {
+            for (name, value) in fields.as_object().unwrap() {
+                config[name] = value.clone();
+            }
+        });
+        assert_eq!(refused(copy.path()), pair("model.safetensors", field), "{fields}");
+    }
+}
+
+#[test]
 fn an_untied_model_without_an_output_matrix() {
     let copy = copy_of("llama-rope-dynamic");
     change_json(&copy.path().join("config.json"), |config| {
@@ -234,9 +256,12 @@ proptest! {
 
     #[test]
     fn a_gguf_file_changed_anywhere_loads_or_is_refused(
+        name in prop::sample::select(vec![
+            "gguf-llama-q4_0", "gguf-phi3-longrope-long", "gguf-gemma3", "gguf-qwen3moe",
+        ]),
         changes in proptest::collection::vec((0usize..20_000, any::<u8>()), 1..4),
     ) {
-        let mut file = fs::read(golden("gguf-llama-q4_0").join("model.gguf")).unwrap();
+        let mut file = fs::read(golden(name).join("model.gguf")).unwrap();
         for (at, to) in changes {
             let at = at % file.len();
             file[at] = to;

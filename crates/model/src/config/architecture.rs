@@ -27,6 +27,10 @@ pub enum Architecture {
     /// Gemma 3's text model: Gemma 2 with norms of queries and keys instead of a cap of scores, and
     /// with a rotation of its own in the layers with a window, five of six.
     Gemma3,
+    /// Qwen3's mixtures of experts.
+    Qwen3Moe,
+    /// Mixtral: Mistral with a mixture of experts.
+    Mixtral,
 }
 
 /// What an architecture's name says.
@@ -63,6 +67,8 @@ pub(crate) struct Traits {
     /// Whether layers with a window have a rotation of their own. (The only such model states the
     /// context that its scaling gives, not the one that it scales.)
     pub(crate) local_rope: bool,
+    /// Whether the feed-forward layer is a mixture of experts.
+    pub(crate) experts: Option<ExpertTraits>,
     /// Whether embeddings, residuals, attention scores and logits have multipliers in the file.
     pub(crate) multipliers: bool,
     /// Layers that see a window only.
@@ -71,6 +77,21 @@ pub(crate) struct Traits {
     pub(crate) nope_interval: Option<usize>,
     /// Fields that config.json may lack.
     pub(crate) defaults: Defaults,
+}
+
+/// What an architecture's name says of its experts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpertTraits {
+    /// The field of their width.
+    pub(crate) intermediate_size: &'static str,
+    /// Defaults of `num_experts` (or `num_local_experts`) and `num_experts_per_tok`.
+    pub(crate) num_experts: usize,
+    pub(crate) num_experts_per_tok: usize,
+    /// Whether the weights of a token's experts add up to 1. `None`: `norm_topk_prob` says, and if it
+    /// does not, they don't.
+    pub(crate) norm_topk_prob: Option<bool>,
+    /// Whether tensors are called `block_sparse_moe` and `w1` to `w3`.
+    pub(crate) mixtral_names: bool,
 }
 
 /// What a field missing in config.json is: the default of the class in transformers.
@@ -99,6 +120,8 @@ pub(crate) enum Windows {
     All,
     /// Those from `max_window_layers` on, if `use_sliding_window` says so.
     From,
+    /// All, if `use_sliding_window` says so; `layer_types` is not read.
+    AllIfUsed,
     /// Those that don't rotate, if `use_sliding_window` says so.
     Nope,
     /// All but every so many.
@@ -153,6 +176,7 @@ const LLAMA: Traits = Traits {
     gemma: false,
     capped_scores: false,
     local_rope: false,
+    experts: None,
     multipliers: false,
     windows: Windows::None,
     nope_interval: None,
@@ -167,6 +191,23 @@ const LLAMA: Traits = Traits {
         final_logit_softcapping: None,
         tie_word_embeddings: false,
     },
+};
+
+const QWEN3: Traits = Traits {
+    name: "Qwen3ForCausalLM",
+    model_type: "qwen3",
+    gguf: Some("qwen3"),
+    interleaved_in_gguf: false,
+    optional_mlp_bias: false,
+    qk_norm: QkNorm::Heads,
+    windows: Windows::From,
+    defaults: Defaults {
+        num_key_value_heads: Some(32),
+        head_dim: Some(128),
+        sliding_window: Some(4096),
+        ..LLAMA.defaults
+    },
+    ..LLAMA
 };
 
 const GEMMA2: Traits = Traits {
@@ -194,7 +235,7 @@ const GEMMA2: Traits = Traits {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -205,6 +246,8 @@ impl Architecture {
         Self::Phi3,
         Self::Gemma2,
         Self::Gemma3,
+        Self::Qwen3Moe,
+        Self::Mixtral,
     ];
 
     /// Hugging Face's name.
@@ -244,22 +287,7 @@ impl Architecture {
                 },
                 ..LLAMA
             },
-            Self::Qwen3 => Traits {
-                name: "Qwen3ForCausalLM",
-                model_type: "qwen3",
-                gguf: Some("qwen3"),
-                interleaved_in_gguf: false,
-                optional_mlp_bias: false,
-                qk_norm: QkNorm::Heads,
-                windows: Windows::From,
-                defaults: Defaults {
-                    num_key_value_heads: Some(32),
-                    head_dim: Some(128),
-                    sliding_window: Some(4096),
-                    ..LLAMA.defaults
-                },
-                ..LLAMA
-            },
+            Self::Qwen3 => QWEN3,
             Self::SmolLm3 => Traits {
                 name: "SmolLM3ForCausalLM",
                 model_type: "smollm3",
@@ -325,6 +353,47 @@ impl Architecture {
                     ..GEMMA2.defaults
                 },
                 ..GEMMA2
+            },
+            Self::Qwen3Moe => Traits {
+                name: "Qwen3MoeForCausalLM",
+                model_type: "qwen3_moe",
+                gguf: Some("qwen3moe"),
+                windows: Windows::AllIfUsed,
+                experts: Some(ExpertTraits {
+                    intermediate_size: "moe_intermediate_size",
+                    num_experts: 128,
+                    num_experts_per_tok: 8,
+                    norm_topk_prob: None,
+                    mixtral_names: false,
+                }),
+                defaults: Defaults {
+                    num_key_value_heads: Some(4),
+                    head_dim: None,
+                    ..QWEN3.defaults
+                },
+                ..QWEN3
+            },
+            Self::Mixtral => Traits {
+                name: "MixtralForCausalLM",
+                model_type: "mixtral",
+                gguf: None,
+                attention_bias: AttentionBias::Absent,
+                optional_mlp_bias: false,
+                windows: Windows::All,
+                experts: Some(ExpertTraits {
+                    intermediate_size: "intermediate_size",
+                    num_experts: 8,
+                    num_experts_per_tok: 2,
+                    norm_topk_prob: Some(true),
+                    mixtral_names: true,
+                }),
+                defaults: Defaults {
+                    num_key_value_heads: Some(8),
+                    rms_norm_eps: 1e-5,
+                    rope_theta: 1_000_000.0,
+                    ..LLAMA.defaults
+                },
+                ..LLAMA
             },
         }
     }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use wharf_kernels::activation::Activation;
 
 use super::{
-    Architecture, AttentionBias, Bias, Config, Fields, Traits, Windows, inverse_sqrt, limits,
-    nope_layers, scaled_context,
+    Architecture, AttentionBias, Bias, Config, ExpertTraits, ExpertsConfig, Fields, Traits,
+    Windows, inverse_sqrt, limits, nope_layers, scaled_context,
 };
 use crate::{
     error::Malformed,
@@ -19,8 +19,8 @@ use crate::{
 const REFUSED: [(&str, fn(&Traits) -> bool); 12] = [
     ("quantization_config", |_| false),
     ("compression_config", |_| false),
-    ("num_local_experts", |_| false),
-    ("num_experts", |_| false),
+    ("num_local_experts", |traits| traits.experts.is_some()),
+    ("num_experts", |traits| traits.experts.is_some()),
     ("attn_logit_softcapping", |traits| traits.capped_scores),
     ("final_logit_softcapping", |traits| traits.gemma),
     ("query_pre_attn_scalar", |traits| traits.gemma),
@@ -44,6 +44,8 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let num_layers = fields.required_count("num_hidden_layers", limits::LAYERS)?;
     let num_heads = fields.required_count("num_attention_heads", limits::HEADS)?;
     let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
+    let width = traits.experts.map_or("intermediate_size", |experts| experts.intermediate_size);
+    let experts = traits.experts.map(|of| experts(&fields, &of)).transpose()?;
     let (rope, local_rope) = ropes(&fields, &traits, trained)?;
     let max_model_len =
         if traits.local_rope { trained } else { scaled_context(trained, &rope.scaling) };
@@ -68,7 +70,8 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let config = Config {
         architecture,
         hidden_size,
-        intermediate_size: fields.required_count("intermediate_size", limits::INTERMEDIATE)?,
+        intermediate_size: fields.required_count(width, limits::INTERMEDIATE)?,
+        experts,
         num_layers,
         num_heads,
         num_kv_heads: num_kv_heads(&fields, &traits, num_heads)?,
@@ -127,6 +130,31 @@ fn num_kv_heads(
         traits.defaults.num_key_value_heads
     };
     Ok(count.unwrap_or(num_heads))
+}
+
+fn experts(fields: &Fields<'_>, traits: &ExpertTraits) -> Result<ExpertsConfig, Malformed> {
+    // Layers of the other kind between those with experts, of which no published model has any.
+    if fields.count("decoder_sparse_step", usize::MAX)?.is_some_and(|step| step != 1) {
+        return Err(fields.fault("decoder_sparse_step", "is supported as 1 only"));
+    }
+    if fields.get("mlp_only_layers").is_some_and(|list| list.as_array() != Some(&Vec::new())) {
+        return Err(fields.fault("mlp_only_layers", "is not supported but for none"));
+    }
+    // transformers knows the one by the other's name.
+    let (num_experts, local) = (
+        fields.count("num_experts", limits::EXPERTS)?,
+        fields.count("num_local_experts", limits::EXPERTS)?,
+    );
+    let per_token = fields.count("num_experts_per_tok", limits::EXPERTS)?;
+    let norm_topk_prob = match traits.norm_topk_prob {
+        Some(norm) => norm,
+        None => fields.flag("norm_topk_prob")?.unwrap_or(false),
+    };
+    Ok(ExpertsConfig {
+        num_experts: num_experts.or(local).unwrap_or(traits.num_experts),
+        num_experts_per_tok: per_token.unwrap_or(traits.num_experts_per_tok),
+        norm_topk_prob,
+    })
 }
 
 fn query_pre_attn_scalar(fields: &Fields<'_>) -> Result<f64, Malformed> {
@@ -256,7 +284,9 @@ fn windows(
     let used = match traits.windows {
         Windows::None => false,
         Windows::All | Windows::AllBut(_) => true,
-        Windows::From | Windows::Nope => fields.flag("use_sliding_window")? == Some(true),
+        Windows::From | Windows::AllIfUsed | Windows::Nope => {
+            fields.flag("use_sliding_window")? == Some(true)
+        }
     };
     let size = match used {
         false => None,
@@ -278,7 +308,7 @@ fn windows(
         _ => 1,
     };
     let slides = |layer: usize| match traits.windows {
-        Windows::None | Windows::All => true,
+        Windows::None | Windows::All | Windows::AllIfUsed => true,
         Windows::From => layer >= first,
         Windows::Nope => nope_layers[layer],
         Windows::AllBut(_) => (layer + 1) % interval != 0,
@@ -305,7 +335,7 @@ fn windows(
     });
     let listed: Vec<Option<usize>> = listed.collect::<Result<_, _>>()?;
     // Some of transformers' classes do not read the list, so one that differs would not be computed.
-    let unread = matches!(traits.windows, Windows::None | Windows::All);
+    let unread = matches!(traits.windows, Windows::None | Windows::All | Windows::AllIfUsed);
     if unread && listed != (0..num_layers).map(by_rule).collect::<Vec<_>>() {
         let reason = format!("contradicts what {} computes", traits.name);
         return Err(fields.fault("layer_types", reason));

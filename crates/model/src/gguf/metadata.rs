@@ -10,8 +10,8 @@ use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
     config::{
-        Architecture, AttentionBias, Bias, Config, Traits, Windows, inverse_sqrt, limits,
-        nope_layers, scaled_context,
+        Architecture, AttentionBias, Bias, Config, ExpertsConfig, Traits, Windows, inverse_sqrt,
+        limits, nope_layers, scaled_context,
     },
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
@@ -139,6 +139,11 @@ fn architecture(gguf: &Gguf<'_>) -> Result<(Architecture, &'static str), Malform
         return Err(Malformed::new(key, "is missing"));
     };
     let known = || Architecture::ALL.into_iter().filter_map(|of| Some((of, of.traits().gguf?)));
+    // Mixtral's files are called llama's.
+    let experts = gguf.get("llama.expert_count").and_then(Value::as_u64);
+    if name == "llama" && experts.is_some_and(|count| count > 0) {
+        return Ok((Architecture::Mixtral, "llama"));
+    }
     known().find(|(_, known)| *known == name).ok_or_else(|| {
         let known: Vec<&str> = known().map(|(_, known)| known).collect();
         Malformed::new(key, format!("{name:?} is not supported ({} are)", known.join(", ")))
@@ -173,10 +178,13 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         return Err(Malformed::new(keys.get("rope.scaling.finetuned").0, reason));
     }
     let windows = windows(&mut keys, architecture, num_layers)?;
-    if keys.whole("expert_count", usize::MAX)?.unwrap_or(0) > 0 {
-        return Err(Malformed::new(keys.get("expert_count").0, "experts are not supported"));
-    }
-    keys.whole("expert_used_count", 0)?;
+    let experts = experts(&mut keys, &traits)?;
+    // Qwen's files have a width for all layers beside that of the experts.
+    keys.count("feed_forward_length", limits::INTERMEDIATE)?;
+    let width = match traits.experts {
+        Some(of) if of.intermediate_size != "intermediate_size" => "expert_feed_forward_length",
+        _ => "feed_forward_length",
+    };
     if keys.flag("attention.causal")? == Some(false) {
         let reason = "attention that is not causal is not supported";
         return Err(Malformed::new(keys.get("attention.causal").0, reason));
@@ -213,7 +221,8 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let config = Config {
         architecture,
         hidden_size,
-        intermediate_size: keys.required_count("feed_forward_length", limits::INTERMEDIATE)?,
+        intermediate_size: keys.required_count(width, limits::INTERMEDIATE)?,
+        experts,
         num_layers,
         num_heads,
         num_kv_heads: keys.count("attention.head_count_kv", limits::HEADS)?.unwrap_or(num_heads),
@@ -249,6 +258,32 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     keys.refuse_others()?;
     config.check()?;
     Ok(config)
+}
+
+/// The mixture of experts, if the architecture has one.
+fn experts(keys: &mut Keys<'_, '_>, traits: &Traits) -> Result<Option<ExpertsConfig>, Malformed> {
+    let Some(of) = &traits.experts else {
+        for name in ["expert_count", "expert_used_count"] {
+            if keys.whole(name, usize::MAX)?.is_some_and(|count| count > 0) {
+                return Err(Malformed::new(keys.get(name).0, "experts are not supported"));
+            }
+        }
+        return Ok(None);
+    };
+    // 1 is the softmax of all experts, and what a file means that does not say.
+    if keys.whole("expert_gating_func", usize::MAX)?.is_some_and(|function| function > 1) {
+        let key = keys.get("expert_gating_func").0;
+        return Err(Malformed::new(key, "is supported as 1 (softmax) only"));
+    }
+    Ok(Some(ExpertsConfig {
+        num_experts: keys.required_count("expert_count", limits::EXPERTS)?,
+        num_experts_per_tok: keys.required_count("expert_used_count", limits::EXPERTS)?,
+        norm_topk_prob: match of.norm_topk_prob {
+            Some(norm) => norm,
+            // As llama.cpp, which takes it for granted: it is so of all published models.
+            None => keys.flag("expert_weights_norm")?.unwrap_or(true),
+        },
+    }))
 }
 
 /// The attention window of each layer.

@@ -176,7 +176,12 @@ fn rope_scaling_keys() {
 fn what_is_not_supported_is_named() {
     let key = |key: &str| base().u32(key, 1).refused();
     assert_eq!(key("llama.new_invention"), "llama.new_invention");
-    assert_eq!(key("llama.expert_count"), "llama.expert_count");
+    assert_eq!(key("llama.expert_used_count"), "llama.expert_used_count");
+    let mixtral = base().u32("llama.expert_count", 2);
+    assert_eq!(mixtral.refused(), "llama.expert_used_count");
+    assert_eq!(mixtral.clone().u32("llama.expert_used_count", 3).refused(), "num_experts_per_tok");
+    let sigmoid = mixtral.u32("llama.expert_gating_func", 2);
+    assert_eq!(sigmoid.refused(), "llama.expert_gating_func");
     assert_eq!(key("llama.attention.value_length"), "llama.attention.value_length");
     assert_eq!(key("llama.rope.dimension_count"), "llama.rope.dimension_count");
     assert_eq!(base().u32("split.count", 2).refused(), "split.count");

@@ -270,6 +270,39 @@ fn both_forms_of_gemma3s_rotations() {
 }
 
 #[test]
+fn mixtures_of_experts() {
+    let moe = |class: &str, fields: Value| {
+        let mut all = json!({"architectures": [class], "moe_intermediate_size": 32});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    let of = |num_experts, num_experts_per_tok, norm_topk_prob| {
+        Some(ExpertsConfig { num_experts, num_experts_per_tok, norm_topk_prob })
+    };
+    let mixtral = moe("MixtralForCausalLM", json!({})).unwrap();
+    assert_eq!((mixtral.experts, mixtral.intermediate_size), (of(8, 2, true), 172));
+    let qwen = |fields: Value| moe("Qwen3MoeForCausalLM", fields);
+    let config = qwen(json!({"sliding_window": 16, "use_sliding_window": true})).unwrap();
+    assert_eq!((config.experts, config.intermediate_size), (of(128, 8, false), 32));
+    assert_eq!((config.windows, config.head_dim), (vec![Some(16); 3], 8));
+    let few =
+        qwen(json!({"num_local_experts": 6, "num_experts_per_tok": 6, "norm_topk_prob": true}));
+    assert_eq!(few.unwrap().experts, of(6, 6, true));
+    for (name, wrong) in [
+        ("num_experts", json!(1 << 20)),
+        ("num_experts_per_tok", json!(129)),
+        ("num_experts_per_tok", json!(0)),
+        ("decoder_sparse_step", json!(2)),
+        ("mlp_only_layers", json!([1])),
+    ] {
+        assert_eq!(qwen(json!({ name: wrong })).unwrap_err().field, name);
+    }
+    assert_eq!(refused(json!({"num_experts": 8})), "num_experts");
+}
+
+#[test]
 fn both_places_of_the_rope_parameters() {
     let new = with(json!({"rope_theta": null,
         "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}));
@@ -384,6 +417,7 @@ proptest! {
             "sliding_window", "layer_types", "max_window_layers", "tie_word_embeddings",
             "no_rope_layers", "no_rope_layer_interval", "embedding_multiplier", "logits_scaling",
             "attn_logit_softcapping", "query_pre_attn_scalar", "sliding_window_pattern",
+            "num_experts", "num_experts_per_tok", "mlp_only_layers", "moe_intermediate_size",
         ]),
         value in any_json(),
     ) {
