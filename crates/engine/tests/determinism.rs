@@ -187,10 +187,25 @@ fn repository() -> PathBuf {
 #[test]
 fn a_request_gives_the_same_bits_alone_batched_warm_and_after_preemption() -> Outcome<()> {
     let golden = repository().join("crates/model/tests/golden");
-    for name in ["llama-gqa", "llama-rope-dynamic", "mistral-window", "qwen2", "qwen3"] {
+    let names = [
+        "llama-gqa",
+        "llama-rope-dynamic",
+        "mistral-window",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "granite",
+        "olmo2",
+        "phi3-longrope-long",
+        "gemma2",
+        "gemma3",
+        "qwen3-moe",
+        "mixtral",
+    ];
+    for name in names {
         check(&golden.join(name), Activations::F32)?;
     }
-    for name in ["gguf-llama-q4_1", "gguf-llama-q8_0", "gguf-llama-k"] {
+    for name in ["gguf-llama-q4_1", "gguf-llama-q8_0", "gguf-llama-k", "gguf-qwen3moe"] {
         let path = golden.join(name).join("model.gguf");
         check(&path, Activations::F32)?;
         check(&path, Activations::Rounded)?;

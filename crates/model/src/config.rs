@@ -116,7 +116,7 @@ pub(crate) fn inverse_sqrt(dim: usize) -> f32 {
 
 /// The layers without rotation where each `interval`-th is one.
 pub(crate) fn nope_layers(interval: Option<usize>, num_layers: usize) -> Vec<bool> {
-    let nope = |layer| interval.is_some_and(|interval| (layer + 1) % interval == 0);
+    let nope = |layer: usize| interval.is_some_and(|by| (layer + 1).is_multiple_of(by));
     (0..num_layers).map(nope).collect()
 }
 
@@ -158,7 +158,7 @@ impl Config {
             return Err(Malformed::new("num_experts_per_tok", reason));
         }
         let rotary = self.rotary_dim;
-        if rotary == 0 || rotary % 2 != 0 || rotary > dim {
+        if rotary == 0 || !rotary.is_multiple_of(2) || rotary > dim {
             let reason = format!("{rotary} of {dim} values can't be rotated in pairs");
             return Err(Malformed::new("partial_rotary_factor", reason));
         }

@@ -16,9 +16,9 @@ use crate::{
 /// One layer's.
 pub(crate) enum FeedForward {
     /// All tokens go through it.
-    Gated(Gated),
+    Gated(Box<Gated>),
     /// Each token goes through some.
-    Experts(Experts),
+    Experts(Box<Experts>),
 }
 
 /// down(activation(gate(x)) * up(x)).

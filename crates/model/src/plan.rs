@@ -266,10 +266,11 @@ impl<'w> FeedForwardPlan<'w> {
     ) -> Result<Self, ModelError> {
         let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
         let mixtral = config.architecture.traits().experts.is_some_and(|of| of.mixtral_names);
-        let (router, [gate, up, down]): (Part, [fn(usize) -> Part; 3]) = if mixtral {
-            (Part::MixtralRouter, [Part::MixtralGate, Part::MixtralUp, Part::MixtralDown])
+        let router = if mixtral { Part::MixtralRouter } else { Part::Router };
+        let [gate, up, down]: [fn(usize) -> Part; 3] = if mixtral {
+            [Part::MixtralGate, Part::MixtralUp, Part::MixtralDown]
         } else {
-            (Part::Router, [Part::ExpertGate, Part::ExpertUp, Part::ExpertDown])
+            [Part::ExpertGate, Part::ExpertUp, Part::ExpertDown]
         };
         let router = LinearPlan::new(inventory, router, layer, [all, hidden], Bias::Absent, None)?;
         let mut linear = |part: fn(usize) -> Part, expert: usize, [rows, cols]: [usize; 2]| {
@@ -379,13 +380,15 @@ impl Packer<'_, '_> {
             })
         };
         match plan {
-            FeedForwardPlan::Gated(plan) => gated(plan).map(FeedForward::Gated),
-            FeedForwardPlan::Experts { router, experts, of } => Ok(FeedForward::Experts(Experts {
-                router: self.linear(router)?,
-                experts: experts.iter().map(gated).collect::<Result<_, ModelError>>()?,
-                num_experts_per_tok: of.num_experts_per_tok,
-                norm_topk_prob: of.norm_topk_prob,
-            })),
+            FeedForwardPlan::Gated(plan) => Ok(FeedForward::Gated(Box::new(gated(plan)?))),
+            FeedForwardPlan::Experts { router, experts, of } => {
+                Ok(FeedForward::Experts(Box::new(Experts {
+                    router: self.linear(router)?,
+                    experts: experts.iter().map(gated).collect::<Result<_, ModelError>>()?,
+                    num_experts_per_tok: of.num_experts_per_tok,
+                    norm_topk_prob: of.norm_topk_prob,
+                })))
+            }
         }
     }
 

@@ -71,7 +71,7 @@ impl<const GELU: bool> Kernel for GateMul<'_, GELU> {
 #[inline(always)]
 fn gate_mul_lanes<S: Simd, const GELU: bool>(s: S, gate: &mut [f32; LANES], up: &[f32; LANES]) {
     /// 2 √(2/π), and 0.044715 times that.
-    const LINEAR: f32 = 1.595_769_1;
+    const LINEAR: f32 = 1.595_769;
     const CUBIC: f32 = 0.071_354_814;
     let x = s.load(gate);
     let t =

@@ -29,7 +29,7 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
     }
 }
 
-/// As [`rms_norm`], in place (Qwen3's per-head query and key norms).
+/// As [`rms_norm`], in place (norms of queries and keys, and those after a layer).
 ///
 /// # Panics
 /// When `x` is not whole rows.

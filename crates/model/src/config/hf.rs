@@ -15,8 +15,11 @@ use crate::{
     rope::{RopeConfig, Scaling, yarn_mscale},
 };
 
+/// Whether a field is honoured for an architecture.
+type Honoured = fn(&Traits) -> bool;
+
 /// Fields that change the network, and the architectures that we honour them for.
-const REFUSED: [(&str, fn(&Traits) -> bool); 12] = [
+const REFUSED: [(&str, Honoured); 12] = [
     ("quantization_config", |_| false),
     ("compression_config", |_| false),
     ("num_local_experts", |traits| traits.experts.is_some()),
@@ -195,9 +198,8 @@ fn architecture(fields: &Fields<'_>) -> Result<Architecture, Malformed> {
 }
 
 fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malformed> {
-    let refused = |(name, honoured): &&(&str, fn(&Traits) -> bool)| {
-        fields.get(name).is_some() && !honoured(traits)
-    };
+    let refused =
+        |(name, honoured): &&(&str, Honoured)| fields.get(name).is_some() && !honoured(traits);
     if let Some((name, _)) = REFUSED.iter().find(refused) {
         return Err(fields.fault(name, "is not supported"));
     }
@@ -218,16 +220,14 @@ fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malfor
 /// beside them.
 fn rotary_dim(fields: &Fields<'_>, traits: &Traits, head_dim: usize) -> Result<usize, Malformed> {
     let name = "partial_rotary_factor";
-    let parameters = rope_parameters(fields)?;
-    let inner = parameters.as_ref().map(|inner| inner.number(name)).transpose()?.flatten();
-    let place = if inner.is_some() { parameters.as_ref().unwrap_or(fields) } else { fields };
+    let inner = rope_parameters(fields)?.map(|inner| inner.number(name)).transpose()?.flatten();
     let part = inner.or(fields.number(name)?).unwrap_or(1.0);
     if part != 1.0 && !traits.partial_rotary {
         let reason = format!("{part} is not supported (whole heads are rotated)");
-        return Err(place.fault(name, reason));
+        return Err(fields.fault(name, reason));
     }
     if !(0.0..=1.0).contains(&part) {
-        return Err(place.fault(name, format!("{part} is not a part of a head")));
+        return Err(fields.fault(name, format!("{part} is not a part of a head")));
     }
     Ok((head_dim as f64 * part) as usize)
 }
@@ -311,7 +311,7 @@ fn windows(
         Windows::None | Windows::All | Windows::AllIfUsed => true,
         Windows::From => layer >= first,
         Windows::Nope => nope_layers[layer],
-        Windows::AllBut(_) => (layer + 1) % interval != 0,
+        Windows::AllBut(_) => !(layer + 1).is_multiple_of(interval),
     };
     let by_rule = |layer: usize| size.filter(|_| slides(layer));
     let Some(types) = fields.texts("layer_types")? else {
@@ -388,6 +388,11 @@ fn rope(
     let Some(parameters) = parameters else {
         return Ok(RopeConfig { theta: outer_theta, scaling: Scaling::None });
     };
+    let part = parameters.number("partial_rotary_factor")?;
+    if let Some(part) = part.filter(|part| *part != 1.0 && !traits.partial_rotary) {
+        let reason = format!("{part} is not supported (whole heads are rotated)");
+        return Err(parameters.fault("partial_rotary_factor", reason));
+    }
     let nested = |name: &&str| parameters.get(name).is_some_and(Value::is_object);
     if let Some(name) = parameters.names().find(nested) {
         return Err(parameters.fault(name, "parameters per layer type are not supported"));

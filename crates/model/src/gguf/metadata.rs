@@ -19,8 +19,15 @@ use crate::{
 
 /// Texts of control tokens that end a turn. Older files name one end token only, where the model was
 /// trained to end with any of these; llama.cpp finds them by their text too.
-const END_TEXTS: [&str; 5] =
-    ["<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"];
+const END_TEXTS: [&str; 7] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+];
 
 /// `tokenizer.ggml.token_type` of a control token.
 const CONTROL: u32 = 3;
@@ -297,7 +304,7 @@ fn windows(
     let window = keys.whole("attention.sliding_window", usize::MAX)?.or(missing);
     let window = window.filter(|size| *size > 0);
     let slides = |layer: usize| match architecture.traits().windows {
-        Windows::AllBut(interval) => (layer + 1) % interval != 0,
+        Windows::AllBut(interval) => !(layer + 1).is_multiple_of(interval),
         _ => true,
     };
     match architecture {

@@ -263,6 +263,10 @@ fn both_forms_of_gemma3s_rotations() {
         "sliding_attention": {"rope_type": "default", "rope_theta": 5e3}}}));
     assert_eq!(new.unwrap(), old);
     let fault = gemma(json!({"rope_parameters": {
+        "sliding_attention": {"partial_rotary_factor": 0.5}}}));
+    let field = "rope_parameters.sliding_attention.partial_rotary_factor";
+    assert_eq!(fault.unwrap_err().field, field);
+    let fault = gemma(json!({"rope_parameters": {
         "full_attention": {"rope_type": "linear"}}}));
     assert_eq!(fault.unwrap_err().field, "rope_parameters.full_attention.factor");
     let fault = gemma(json!({"attn_logit_softcapping": 50.0})).unwrap_err();
