@@ -69,6 +69,24 @@ GEMMA3 = GEMMA2 | {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3
                    "attn_logit_softcapping": None, "final_logit_softcapping": None,
                    "rope_theta": 1000000.0, "rope_local_base_freq": 1000.0,
                    "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+# As published: the text model's part says little, and names come before what they are of.
+GEMMA3_MULTIMODAL = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "eos_token_id": [IM_END],
+    "mm_tokens_per_image": 4,
+    "text_config": {
+        "model_type": "gemma3_text", "hidden_size": 32, "intermediate_size": 32, "head_dim": 8,
+        "num_hidden_layers": 6, "query_pre_attn_scalar": 12, "sliding_window": 20,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "vocab_size": SIZE,
+    },
+    "vision_config": {
+        "model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 8,
+        "image_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "patch_size": 8,
+    },
+}
+# What is run of them.
+TEXT_MODELS = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
 QWEN3_MOE = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "head_dim": 16,
              "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
              "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
@@ -219,6 +237,8 @@ HUGGING_FACE = [
     Checkpoint("gemma3", "norms of queries and keys; two rotations; two layers of three have a window",
                GEMMA3 | {"sliding_window_pattern": 3, "num_hidden_layers": 4,
                          "query_pre_attn_scalar": 24, "final_logit_softcapping": 4.0}),
+    Checkpoint("gemma3-multimodal", "the text model of one that sees images, from its shards",
+               GEMMA3_MULTIMODAL, shard_bytes=40_000),
     Checkpoint("qwen3-moe", "three experts of six, whose probabilities stay as they are",
                QWEN3_MOE | {"norm_topk_prob": False}),
     Checkpoint("mixtral", "two experts of four, whose probabilities add up to 1", MIXTRAL),

@@ -59,7 +59,9 @@ def first_clear_seed(make) -> dict:
 
 
 def full_config(differences: dict, **more) -> dict:
-    merged = checkpoints.LLAMA | more | differences
+    # Of a model that sees images too, the text model has a part of its own.
+    whole = {} if "text_config" in differences else checkpoints.LLAMA
+    merged = whole | more | differences
     return {key: value for key, value in sorted(merged.items()) if value is not None}
 
 
@@ -108,12 +110,13 @@ def gguf_model(folder: Path, checkpoint: checkpoints.GgufCheckpoint, seed: int) 
 def golden_of(checkpoint, path: str, config: dict, model, tokenizer, seed: int) -> dict:
     prompts, margin = reference.measure(model, tokenizer, seed, LEAST_MARGIN)
     longest = checkpoint.max_model_len
+    architecture = config["architectures"][0]
     return {
         "name": checkpoint.name,
         "about": checkpoint.about,
         "model": path,
-        "architecture": config["architectures"][0],
-        "vocab_size": config["vocab_size"],
+        "architecture": checkpoints.TEXT_MODELS.get(architecture, architecture),
+        "vocab_size": config.get("text_config", config)["vocab_size"],
         **({"max_model_len": longest} if longest else {}),
         "seed": seed,
         "smallest_margin": round(margin, 5),

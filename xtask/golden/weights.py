@@ -79,6 +79,8 @@ def published(state: dict[str, torch.Tensor], model_type: str) -> dict[str, torc
     """`state` as published files have it: each expert's matrices by themselves."""
     result = {}
     for name, tensor in unfused(state).items():
+        if model_type == "gemma3":
+            name = name.removeprefix("model.").replace("language_model.", "language_model.model.")
         if model_type == "mixtral":
             name = name.replace(".mlp.", ".block_sparse_moe.")
         stem, _, kind = name.partition(".experts.")

@@ -47,6 +47,8 @@ pub struct ExpertsConfig {
 pub struct Config {
     /// Whose network.
     pub architecture: Architecture,
+    /// Whether the files hold a model of images too, around the text model that is run.
+    pub multimodal: bool,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the feed-forward layer, or of an expert's.

@@ -58,8 +58,8 @@ pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
     let chat_template = chat_template(path, tokenizer_config.as_deref())?;
     let tokenizer_json = read(&path.join("tokenizer.json"), MAX_TOKENIZER_BYTES)?;
     Ok(Directory {
+        weights: weights(path, config.multimodal)?,
         config,
-        weights: weights(path)?,
         tokenizer: TokenizerSource::HuggingFace { tokenizer_json, tokenizer_config },
         chat_template,
         generation,
@@ -132,10 +132,10 @@ fn template_in(json: &[u8]) -> Result<Option<String>, Malformed> {
 }
 
 /// Maps the safetensors: one file, or the shards that the index lists.
-fn weights(path: &Path) -> Result<Weights, ModelError> {
+fn weights(path: &Path, multimodal: bool) -> Result<Weights, ModelError> {
     let single = path.join("model.safetensors");
     let index = path.join("model.safetensors.index.json");
-    let mut weights = Weights::new(Naming::HuggingFace);
+    let mut weights = Weights::new(Naming::HuggingFace, multimodal);
     if single.exists() {
         add(&mut weights, single)?;
         return Ok(weights);
@@ -151,7 +151,8 @@ fn weights(path: &Path) -> Result<Weights, ModelError> {
         add(&mut weights, path.join(shard))?;
     }
     for (name, file) in &listed {
-        if weights.file_of(name) != Some(&path.join(file)) {
+        let Some(own) = weights.own_name(name) else { continue };
+        if weights.file_of(&own) != Some(&path.join(file)) {
             let reason = format!("the tensor is not in {file}");
             return Err(Malformed::new(format!("weight_map.{name}"), reason).in_file(&index));
         }
@@ -211,14 +212,14 @@ mod tests {
     #[test]
     fn a_directory_without_weights_says_what_was_looked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let error = weights(dir.path()).err().unwrap().to_string();
+        let error = weights(dir.path(), false).err().unwrap().to_string();
         assert!(error.contains("model.safetensors"), "{error}");
         std::fs::write(
             dir.path().join("model.safetensors.index.json"),
             r#"{"weight_map": {"w": "x.safetensors"}}"#,
         )
         .unwrap();
-        let error = weights(dir.path()).err().unwrap().to_string();
+        let error = weights(dir.path(), false).err().unwrap().to_string();
         assert!(error.contains("x.safetensors"), "{error}");
     }
 }

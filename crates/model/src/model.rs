@@ -80,6 +80,9 @@ impl Model {
                 "dynamic RoPE scaling: served up to the trained context, where it changes nothing"
             );
         }
+        if config.multimodal {
+            tracing::warn!("the model sees images too: its text model is served");
+        }
         let info = ModelInfo {
             name: files.name,
             architecture: config.architecture.name().to_owned(),
@@ -185,7 +188,7 @@ fn open_gguf(path: &Path) -> Result<Files, ModelError> {
     let tokenizer = TokenizerSource::Gguf(gguf::vocabulary(&parsed).map_err(fault)?);
     let chat_template = gguf::chat_template(&parsed).map_err(fault)?;
     let tensors = parsed.tensors;
-    let mut weights = Weights::new(Naming::Gguf);
+    let mut weights = Weights::new(Naming::Gguf, false);
     weights.add(file, tensors)?;
     Ok(Files {
         name,

@@ -148,14 +148,32 @@ impl Naming {
 /// All tensors of a model, in mapped files.
 pub(crate) struct Weights {
     naming: Naming,
+    /// Whether the files hold a model of images too.
+    multimodal: bool,
     files: Vec<MappedFile>,
     /// By name: which file, and where in it.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
 }
 
 impl Weights {
-    pub(crate) fn new(naming: Naming) -> Self {
-        Self { naming, files: Vec::new(), tensors: BTreeMap::new() }
+    pub(crate) fn new(naming: Naming, multimodal: bool) -> Self {
+        Self { naming, multimodal, files: Vec::new(), tensors: BTreeMap::new() }
+    }
+
+    /// What a tensor of the files is called here: of a model that sees images too, those of the text
+    /// model are under the names that a text model has, and the others are left out (`None`).
+    pub(crate) fn own_name(&self, name: &str) -> Option<String> {
+        if !self.multimodal {
+            return Some(name.to_owned());
+        }
+        let name = name.strip_prefix("model.").unwrap_or(name);
+        if name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.") {
+            return None;
+        }
+        // "language_model.model.norm" in published files, "model.language_model.norm" in new ones.
+        let text = name.strip_prefix("language_model.").unwrap_or(name);
+        let text = text.strip_prefix("model.").unwrap_or(text);
+        Some(if text.starts_with("lm_head.") { text.to_owned() } else { format!("model.{text}") })
     }
 
     /// Adds a file and the tensors found in it.
@@ -164,8 +182,9 @@ impl Weights {
         file: MappedFile,
         tensors: Vec<TensorInfo>,
     ) -> Result<(), ModelError> {
-        for tensor in tensors {
-            let name = tensor.name.clone();
+        for mut tensor in tensors {
+            let Some(name) = self.own_name(&tensor.name) else { continue };
+            tensor.name.clone_from(&name);
             if let Some((other, _)) = self.tensors.insert(name.clone(), (self.files.len(), tensor))
             {
                 let other = self.files[other].path().display();

@@ -97,6 +97,10 @@ pub(crate) struct ExpertTraits {
 /// What a field missing in config.json is: the default of the class in transformers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Defaults {
+    /// `None`, here and in the next two: the field must be there.
+    pub(crate) num_attention_heads: Option<usize>,
+    pub(crate) vocab_size: Option<usize>,
+    pub(crate) max_position_embeddings: Option<usize>,
     /// `None`: as many as there are heads.
     pub(crate) num_key_value_heads: Option<usize>,
     /// `None`: the heads' share of the hidden size.
@@ -181,6 +185,9 @@ const LLAMA: Traits = Traits {
     windows: Windows::None,
     nope_interval: None,
     defaults: Defaults {
+        num_attention_heads: None,
+        vocab_size: None,
+        max_position_embeddings: None,
         num_key_value_heads: None,
         head_dim: None,
         rms_norm_eps: 1e-6,
@@ -347,6 +354,9 @@ impl Architecture {
                 local_rope: true,
                 windows: Windows::AllBut(6),
                 defaults: Defaults {
+                    num_attention_heads: Some(8),
+                    vocab_size: Some(262_208),
+                    max_position_embeddings: Some(131_072),
                     rope_theta: 1_000_000.0,
                     attn_logit_softcapping: None,
                     final_logit_softcapping: None,

@@ -38,15 +38,29 @@ const REFUSED: [(&str, Honoured); 12] = [
 pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let value: Value =
         serde_json::from_slice(json).map_err(|e| Malformed::new("file", e.to_string()))?;
-    let fields = Fields::new(&value)?;
-    let architecture = architecture(&fields)?;
+    let outer = Fields::new(&value)?;
+    let text = text_config(&outer)?;
+    let multimodal = text.is_some();
+    let architecture = if multimodal { Architecture::Gemma3 } else { architecture(&outer)? };
     let traits = architecture.traits();
-    refuse_unsupported(&fields, &traits)?;
+    refuse_unsupported(&outer, &traits)?;
+    let mut eos_token_ids = outer.token_ids("eos_token_id")?;
+    let fields = text.unwrap_or(outer);
+    if multimodal {
+        refuse_unsupported(&fields, &traits)?;
+        eos_token_ids.extend(fields.token_ids("eos_token_id")?);
+    }
 
     let hidden_size = fields.required_count("hidden_size", limits::HIDDEN)?;
     let num_layers = fields.required_count("num_hidden_layers", limits::LAYERS)?;
-    let num_heads = fields.required_count("num_attention_heads", limits::HEADS)?;
-    let trained = fields.required_count("max_position_embeddings", limits::CONTEXT)?;
+    let count = |name: &str, most: usize, default: Option<usize>| match fields.count(name, most)? {
+        Some(count) => Ok(count),
+        None => default.ok_or_else(|| fields.fault(name, "is missing")),
+    };
+    let defaults = &traits.defaults;
+    let num_heads = count("num_attention_heads", limits::HEADS, defaults.num_attention_heads)?;
+    let trained =
+        count("max_position_embeddings", limits::CONTEXT, defaults.max_position_embeddings)?;
     let width = traits.experts.map_or("intermediate_size", |experts| experts.intermediate_size);
     let experts = traits.experts.map(|of| experts(&fields, &of)).transpose()?;
     let (rope, local_rope) = ropes(&fields, &traits, trained)?;
@@ -72,6 +86,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let mlp_bias = traits.optional_mlp_bias && fields.flag("mlp_bias")? == Some(true);
     let config = Config {
         architecture,
+        multimodal,
         hidden_size,
         intermediate_size: fields.required_count(width, limits::INTERMEDIATE)?,
         experts,
@@ -80,7 +95,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         num_kv_heads: num_kv_heads(&fields, &traits, num_heads)?,
         head_dim,
         rotary_dim,
-        vocab_size: fields.required_count("vocab_size", limits::VOCAB)?,
+        vocab_size: count("vocab_size", limits::VOCAB, defaults.vocab_size)?,
         max_model_len,
         rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(traits.defaults.rms_norm_eps) as f32,
         embedding_multiplier: if traits.gemma {
@@ -114,10 +129,19 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         tied: Some(tied(&fields, &traits)?),
         windows: windows(&fields, &traits, &nope_layers)?,
         nope_layers,
-        eos_token_ids: fields.token_ids("eos_token_id")?,
+        eos_token_ids,
     };
     config.check()?;
     Ok(config)
+}
+
+/// The text model's part of the config, of a model that sees images too.
+fn text_config<'a>(outer: &Fields<'a>) -> Result<Option<Fields<'a>>, Malformed> {
+    if outer.texts("architectures")?.as_deref() != Some(&["Gemma3ForConditionalGeneration"]) {
+        return Ok(None);
+    }
+    let text = outer.object("text_config", "text_config.")?;
+    text.map(Some).ok_or_else(|| outer.fault("text_config", "is missing"))
 }
 
 /// Where the field is missing the class's default counts; `null` is as many as there are heads.

@@ -227,6 +227,8 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let attention_bias = if_in_file(traits.attention_bias == AttentionBias::Optional);
     let config = Config {
         architecture,
+        // Images have files of their own.
+        multimodal: false,
         hidden_size,
         intermediate_size: keys.required_count(width, limits::INTERMEDIATE)?,
         experts,

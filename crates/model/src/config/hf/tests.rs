@@ -274,6 +274,27 @@ fn both_forms_of_gemma3s_rotations() {
 }
 
 #[test]
+fn the_text_model_of_a_gemma3_that_sees_images() {
+    let gemma = |text: Value| {
+        let all = json!({"architectures": ["Gemma3ForConditionalGeneration"],
+            "eos_token_id": [1, 106], "text_config": text, "vision_config": {}});
+        parse(all.to_string().as_bytes())
+    };
+    // Gemma 3 4B's says no more.
+    let config = gemma(json!({"hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "sliding_window": 1024}));
+    let config = config.unwrap();
+    assert!(config.multimodal && config.architecture == Architecture::Gemma3);
+    assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (8, 4, 256));
+    assert_eq!((config.vocab_size, config.max_model_len), (262_208, 131_072));
+    assert_eq!(config.eos_token_ids, [1, 106]);
+    assert_eq!(gemma(Value::Null).unwrap_err().field, "text_config");
+    assert_eq!(gemma(json!({"hidden_size": 0})).unwrap_err().field, "text_config.hidden_size");
+    let refused = gemma(json!({"quantization_config": {}, "attn_logit_softcapping": 5.0}));
+    assert_eq!(refused.unwrap_err().field, "text_config.quantization_config");
+}
+
+#[test]
 fn mixtures_of_experts() {
     let moe = |class: &str, fields: Value| {
         let mut all = json!({"architectures": [class], "moe_intermediate_size": 32});
