@@ -51,7 +51,13 @@ fn load(path: &Path, threads: usize, activations: Activations) -> Outcome<Model>
     let threads = NonZeroUsize::new(threads).ok_or("no threads")?;
     Ok(Model::load(
         path,
-        &LoadOptions { isa: Isa::detect(), threads, activations, max_model_len: None },
+        &LoadOptions {
+            isa: Isa::detect(),
+            threads,
+            activations,
+            quantization: None,
+            max_model_len: None,
+        },
     )?)
 }
 

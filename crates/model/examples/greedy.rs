@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         isa: Isa::detect(),
         threads,
         activations: Activations::F32,
+        quantization: None,
         max_model_len: None,
     };
 

@@ -35,4 +35,5 @@ pub use wharf_kernels::{
     attention::{BLOCK_TOKENS, KvFormat},
     isa::{Isa, Level},
     matmul::Activations,
+    quant::Quantization,
 };

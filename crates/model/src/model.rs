@@ -7,6 +7,7 @@ use wharf_kernels::{
     attention::{KvCache, KvFormat, KvShape},
     isa::Isa,
     matmul::Activations,
+    quant::Quantization,
     team::Team,
 };
 
@@ -31,8 +32,10 @@ pub struct LoadOptions {
     pub isa: Isa,
     /// Threads of the forward pass.
     pub threads: NonZeroUsize,
-    /// In what numbers activations meet quantised weights.
+    /// In what numbers activations meet weights.
     pub activations: Activations,
+    /// To what weights of more bits are quantised.
+    pub quantization: Option<Quantization>,
     /// Longest sequence that will be run; `None`: as long as the model was made for. LongRoPE models
     /// take their short factors if it is within the context of their pre-training.
     pub max_model_len: Option<usize>,
@@ -72,7 +75,7 @@ impl Model {
             files.config.max_model_len = files.config.max_model_len.min(longest);
         }
         let team = Team::new(options.threads);
-        let decoder = plan::build(&mut files.config, files.weights, &team, options.activations)?;
+        let decoder = plan::build(&mut files.config, files.weights, &team, options)?;
         let config = files.config;
         if config.rope.scaling == Scaling::DynamicNtk {
             tracing::warn!(

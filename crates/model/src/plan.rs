@@ -1,10 +1,11 @@
 //! From a model's tensors to its network, in two steps: first every tensor is found and its shape
 //! checked, then they are packed. A file with parts missing is refused before anything is allocated.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use wharf_kernels::{
-    matmul::{Activations, PackedMatrix},
+    matmul::PackedMatrix,
+    quant::{Quantization, QuantizationError},
     team::Team,
 };
 
@@ -14,6 +15,7 @@ use crate::{
     error::ModelError,
     feed_forward::{Experts, FeedForward, Gated},
     linear::Linear,
+    model::LoadOptions,
     rope::{Rope, Scaling},
     weights::{Inventory, Lent, Naming, Part, Weights},
 };
@@ -69,7 +71,7 @@ pub(crate) fn build(
     config: &mut Config,
     weights: Weights,
     team: &Team,
-    activations: Activations,
+    options: &LoadOptions,
 ) -> Result<Decoder, ModelError> {
     for file in weights.files() {
         file.will_read_all();
@@ -85,15 +87,23 @@ pub(crate) fn build(
     // What GGUF's converter adds itself.
     let stored_less_1 = config.architecture.traits().gemma && inventory.naming() != Naming::Gguf;
     let norm_offset = if stored_less_1 { 1.0 } else { 0.0 };
-    let packer =
-        Packer { inventory: &inventory, weights: &weights, team, activations, norm_offset };
+    let packer = Packer {
+        inventory: &inventory,
+        weights: &weights,
+        team,
+        options,
+        norm_offset,
+        lost: Cell::default(),
+    };
+    // The largest matrix first: while a matrix is packed its pages are in memory too.
+    let output = plan.output.as_ref().unwrap_or(&plan.embedding);
+    let output = packer.output(output)?;
     let layers = plan.layers.iter().enumerate();
     let layers = layers.map(|(number, layer)| packer.layer(layer, config, number));
     let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
-    let output = packer.matrix(plan.output.as_ref().unwrap_or(&plan.embedding), None)?;
     let final_norm = packer.norm(&plan.final_norm);
-    if let Some(lent) = &plan.output {
-        packer.release(lent);
+    if let (Some(to), Some(error)) = (options.quantization, packer.lost.get().relative()) {
+        tracing::info!("quantised to {to:?}: relative error of the weights {error:.4} (RMS)");
     }
     let embedding = &plan.embedding;
     let (number, start, format) = (embedding.file, embedding.start, embedding.info.format);
@@ -338,9 +348,11 @@ struct Packer<'a, 'w> {
     inventory: &'a Inventory<'w>,
     weights: &'a Weights,
     team: &'a Team,
-    activations: Activations,
+    options: &'a LoadOptions,
     /// What the weights of norms are stored less.
     norm_offset: f32,
+    /// By quantising.
+    lost: Cell<QuantizationError>,
 }
 
 impl Packer<'_, '_> {
@@ -383,7 +395,8 @@ impl Packer<'_, '_> {
             FeedForwardPlan::Gated(plan) => Ok(FeedForward::Gated(Box::new(gated(plan)?))),
             FeedForwardPlan::Experts { router, experts, of } => {
                 Ok(FeedForward::Experts(Box::new(Experts {
-                    router: self.linear(router)?,
+                    // Small, and it decides what is read.
+                    router: self.linear_in(router, None)?,
                     experts: experts.iter().map(gated).collect::<Result<_, ModelError>>()?,
                     num_experts_per_tok: of.num_experts_per_tok,
                     norm_topk_prob: of.norm_topk_prob,
@@ -397,7 +410,15 @@ impl Packer<'_, '_> {
     }
 
     fn linear(&self, plan: &LinearPlan<'_>) -> Result<Linear, ModelError> {
-        let weight = self.matrix(&plan.weight, plan.interleaved)?;
+        self.linear_in(plan, self.options.quantization)
+    }
+
+    fn linear_in(
+        &self,
+        plan: &LinearPlan<'_>,
+        quantization: Option<Quantization>,
+    ) -> Result<Linear, ModelError> {
+        let weight = self.matrix(&plan.weight, plan.interleaved, quantization)?;
         self.release(&plan.weight);
         let bias = plan.bias.map(|lent| {
             let values = lent.decode();
@@ -409,19 +430,40 @@ impl Packer<'_, '_> {
         Ok(Linear { weight, bias })
     }
 
+    /// The output matrix. Of 4 bits it would blur the choice among tokens; so llama.cpp, too, gives it
+    /// more.
+    fn output(&self, lent: &Lent<'_>) -> Result<PackedMatrix, ModelError> {
+        let matrix =
+            self.matrix(lent, None, self.options.quantization.map(|_| Quantization::Int8))?;
+        // If it is the embedding too: rows are read in again as tokens need them.
+        self.release(lent);
+        Ok(matrix)
+    }
+
     fn matrix(
         &self,
         lent: &Lent<'_>,
         interleaved: Option<usize>,
+        quantization: Option<Quantization>,
     ) -> Result<PackedMatrix, ModelError> {
         let row_of = move |row: usize| match interleaved {
             None => row,
             Some(dim) => source_row(row, dim),
         };
-        let format = lent.info.format;
-        PackedMatrix::pack(self.team, format, lent.rows, lent.cols(), lent.bytes, &row_of)
-            .map(|matrix| matrix.with_activations(self.activations))
-            .map_err(|error| self.inventory.fault(&lent.info.name, error.to_string()))
+        let (format, cols, name) = (lent.info.format, lent.cols(), &lent.info.name);
+        let wanted = quantization.map_or(format, |to| to.format(format));
+        let fits = wanted.row_bytes(cols).is_some();
+        if !fits {
+            tracing::warn!("{name} is not quantised: {cols} columns are no whole number of groups");
+        }
+        let into = if fits { wanted } else { format };
+        let matrix =
+            PackedMatrix::pack_into(into, self.team, format, lent.rows, cols, lent.bytes, &row_of)
+                .map_err(|error| self.inventory.fault(name, error.to_string()))?;
+        let mut lost = self.lost.get();
+        lost.add(matrix.quantization_error());
+        self.lost.set(lost);
+        Ok(matrix.with_activations(self.options.activations))
     }
 
     /// The tensor's pages are not needed any more.

@@ -29,6 +29,7 @@ fn load(path: &Path) -> Result<Model, ModelError> {
             isa: Isa::detect(),
             threads,
             activations: Activations::F32,
+            quantization: None,
             max_model_len: None,
         },
     )

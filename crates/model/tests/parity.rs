@@ -162,6 +162,7 @@ fn check(folder: &Path, isa: Isa, failures: &mut Vec<String>) -> Outcome<(String
             isa,
             threads,
             activations: Activations::F32,
+            quantization: None,
             max_model_len: golden.max_model_len,
         },
     )?;

@@ -108,7 +108,13 @@ fn load(path: &Path, way: Way, activations: Activations) -> Model {
     let threads = NonZeroUsize::new(way.threads).unwrap();
     Model::load(
         path,
-        &LoadOptions { isa: Isa::detect(), threads, activations, max_model_len: None },
+        &LoadOptions {
+            isa: Isa::detect(),
+            threads,
+            activations,
+            quantization: None,
+            max_model_len: None,
+        },
     )
     .unwrap()
 }

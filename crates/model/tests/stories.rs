@@ -14,6 +14,7 @@ use std::{
 use serde::Deserialize;
 use wharf_model::{
     Activations, BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model,
+    Quantization,
 };
 
 /// Largest difference of a log-probability to transformers.
@@ -103,7 +104,7 @@ fn activations_in_8_bits_cost_less_than_half_a_percent_of_perplexity() {
             return;
         };
         let texts = folder.join("golden_greedy.json");
-        let loss = |activations| match loss(&folder.join(file), &texts, activations) {
+        let loss = |activations| match loss(&folder.join(file), &texts, activations, None) {
             Ok(loss) => loss,
             Err(error) => panic!("{file}: {error}"),
         };
@@ -114,13 +115,53 @@ fn activations_in_8_bits_cost_less_than_half_a_percent_of_perplexity() {
     }
 }
 
+/// The model as it was trained, in 32 bits, quantised as it is loaded: what that costs beside Q4_0,
+/// which has half a bit less than our 4-bit format.
+#[test]
+fn quantising_costs_next_to_nothing_in_8_bits_and_less_than_q4_0_in_4() {
+    let Some(folder) = fixture("stories3m") else {
+        println!("skipped: no shared/fixtures/models/stories3m beside the checkout");
+        return;
+    };
+    let texts = folder.join("golden_greedy.json");
+    let perplexity = |file: &str, quantization| match loss(
+        &folder.join(file),
+        &texts,
+        Activations::F32,
+        quantization,
+    ) {
+        Ok(loss) => loss.exp(),
+        Err(error) => panic!("{quantization:?}: {error}"),
+    };
+    let exact = perplexity(".", None);
+    let [int8, int4] = [Quantization::Int8, Quantization::Int4]
+        .map(|quantization| perplexity(".", Some(quantization)) / exact);
+    let q4_0 = perplexity("stories3m-q4_0.gguf", None) / exact;
+    println!(
+        "perplexity {exact:.4}, times {int8:.5} in int8, {int4:.5} in int4, {q4_0:.5} in Q4_0"
+    );
+    assert!((int8 - 1.0).abs() < 0.002 && int8 != 1.0, "{int8}");
+    assert!(int4 < q4_0 && int4 > int8, "{int4}, Q4_0 has {q4_0}");
+}
+
 /// Mean of -log p over the texts' tokens.
-fn loss(model: &Path, texts: &Path, activations: Activations) -> Outcome<f64> {
+fn loss(
+    model: &Path,
+    texts: &Path,
+    activations: Activations,
+    quantization: Option<Quantization>,
+) -> Outcome<f64> {
     let golden: Golden = serde_json::from_slice(&fs::read(texts)?)?;
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
     let mut model = Model::load(
         model,
-        &LoadOptions { isa: Isa::detect(), threads, activations, max_model_len: None },
+        &LoadOptions {
+            isa: Isa::detect(),
+            threads,
+            activations,
+            quantization,
+            max_model_len: None,
+        },
     )?;
     let (mut sum, mut count) = (0.0, 0);
     for case in &golden.cases {
@@ -142,6 +183,7 @@ fn largest_difference(model: &Path, golden: &Path) -> Outcome<f32> {
             isa: Isa::detect(),
             threads,
             activations: Activations::F32,
+            quantization: None,
             max_model_len: None,
         },
     )?;

@@ -202,6 +202,11 @@ pub(crate) struct ComputeOptions {
     /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
+    /// Quantise the weights as they are loaded: to 8 bits with a scale for each 32, or to 4 bits with a
+    /// scale and a minimum (5 bits in all; the output matrix takes 8). Weights that have no more bits
+    /// stay as they are. The error is logged (--log-level info); `wharf perplexity` tells what it means.
+    #[arg(long, value_name = "FORMAT", default_value = "none")]
+    pub(crate) quantize: QuantizeName,
     /// In what numbers activations meet weights. auto rounds them where that makes products much
     /// faster: to 8 bits for quantised weights, as llama.cpp does, and to bf16 for weights in bf16 where
     /// the CPU has AMX, as vLLM does. f32 is the exact one.
@@ -222,6 +227,17 @@ pub(crate) enum IsaName {
     Avx512Vnni,
     /// AMX.
     Amx,
+}
+
+/// To what weights are quantised as they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuantizeName {
+    /// They stay as they are stored.
+    None,
+    /// 8 bits, and a scale for each 32.
+    Int8,
+    /// 4 bits, and a scale and a minimum for each 32; the output matrix has 8 bits.
+    Int4,
 }
 
 /// In what numbers activations meet weights.

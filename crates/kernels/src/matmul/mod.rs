@@ -31,9 +31,11 @@ mod tiles;
 #[cfg(test)]
 pub(crate) use tests::Bits;
 
+use std::sync::Mutex;
+
 use crate::{
     isa::{Amx, Isa, LANES},
-    quant::Format,
+    quant::{Format, QuantizationError},
     team::{SharedSlice, Team},
 };
 use panel::Weights;
@@ -64,6 +66,7 @@ pub struct PackedMatrix {
     cols: usize,
     weights: Weights,
     activations: Activations,
+    quantization_error: QuantizationError,
 }
 
 /// Why a matrix could not be packed.
@@ -105,14 +108,42 @@ impl PackedMatrix {
         src: &[u8],
         row_of: &(dyn Fn(usize) -> usize + Sync),
     ) -> Result<Self, PackError> {
+        Self::pack_into(format, team, format, rows, cols, src, row_of)
+    }
+
+    /// [`PackedMatrix::pack`] of the matrix quantised to `into`, which is of `cols` that are a whole
+    /// number of its blocks, and one of those that [`Quantization::format`](crate::quant::Quantization::format) gives for `format`.
+    ///
+    /// # Errors
+    /// As [`PackedMatrix::pack`].
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::pack`], and when weights cannot be quantised to `into`.
+    pub fn pack_into(
+        into: Format,
+        team: &Team,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        src: &[u8],
+        row_of: &(dyn Fn(usize) -> usize + Sync),
+    ) -> Result<Self, PackError> {
+        assert!(into == format || into.row_bytes(cols).is_some(), "{cols} columns in {into:?}");
         let row_bytes = format.row_bytes(cols);
         let need = row_bytes.and_then(|bytes| bytes.checked_mul(rows));
         // With no columns the rows cost nothing in `src`, and still a vector each in `y`.
         match row_bytes {
             Some(row_bytes) if need == Some(src.len()) => {
-                let source = pack::Source { format, rows, cols, src, row_bytes, row_of };
-                let activations = Activations::F32;
-                Ok(Self { rows, cols, weights: source.pack(team), activations })
+                let error = Mutex::default();
+                let source =
+                    pack::Source { format, rows, cols, src, row_bytes, into, error, row_of };
+                Ok(Self {
+                    rows,
+                    cols,
+                    weights: source.pack(team),
+                    activations: Activations::F32,
+                    quantization_error: source.error.into_inner().unwrap_or_default(),
+                })
             }
             _ => Err(PackError { rows, cols, format, need, got: src.len() }),
         }
@@ -135,6 +166,11 @@ impl PackedMatrix {
             }
             (_, Activations::Rounded) => Way::Floats,
         }
+    }
+
+    /// What quantising on the way lost; of no weights where nothing was quantised.
+    pub fn quantization_error(&self) -> QuantizationError {
+        self.quantization_error
     }
 
     /// Output features.

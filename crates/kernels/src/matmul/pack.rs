@@ -1,6 +1,9 @@
 //! Repacking a matrix from its file's layout into panels, in parallel over panels.
 
-use std::marker::PhantomData;
+use std::{
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+};
 
 use super::panel::{
     CODE_STEP, Code, CodePanels, Factors, Minima, PairPanels, PlainPanels, Weights,
@@ -8,7 +11,7 @@ use super::panel::{
 use crate::{
     buffer::{Buffer, Plain},
     isa::LANES,
-    quant::{Codes, Format},
+    quant::{Codes, Format, QuantizationError, dequantize, quantize},
     team::{SharedSlice, Team},
 };
 
@@ -19,12 +22,16 @@ pub(super) struct Source<'a> {
     pub(super) cols: usize,
     pub(super) src: &'a [u8],
     pub(super) row_bytes: usize,
+    /// The format to keep it in; if that is not `format`, one that weights are quantised to.
+    pub(super) into: Format,
+    /// What that loses.
+    pub(super) error: Mutex<QuantizationError>,
     pub(super) row_of: &'a (dyn Fn(usize) -> usize + Sync),
 }
 
 impl Source<'_> {
     pub(super) fn pack(&self, team: &Team) -> Weights {
-        match self.format {
+        match self.into {
             Format::F32 => Weights::F32(PlainPanels {
                 data: self.plain(team, f32::from_le_bytes),
                 cols: self.cols,
@@ -112,7 +119,7 @@ impl Source<'_> {
         team: &Team,
         put: impl Fn(&[i8], &mut [[u32; LANES]], usize) + Sync,
     ) -> CodePanels<C> {
-        let mut packed = CodePanels::<C>::zeroed(self.format, self.panels(), self.cols);
+        let mut packed = CodePanels::<C>::zeroed(self.into, self.panels(), self.cols);
         let groups = self.cols / packed.group;
         {
             let codes = SharedSlice::new(&mut packed.codes);
@@ -130,11 +137,15 @@ impl Source<'_> {
                 let mut scales = unsafe { scales.panel(panel, groups) };
                 // SAFETY: as above.
                 let mut minima = minima.as_ref().map(|m| unsafe { m.panel(panel, groups) });
-                let mut block = Codes::default();
+                let (mut block, mut requantised) = (Codes::default(), Requantised::default());
                 for (lane, bytes) in self.rows_of(panel) {
-                    let blocks = bytes.chunks_exact(self.format.block_bytes());
+                    let bytes = match self.into == self.format {
+                        true => bytes,
+                        false => requantised.row(self, bytes),
+                    };
+                    let blocks = bytes.chunks_exact(self.into.block_bytes());
                     for (i, bytes) in blocks.enumerate() {
-                        block.decode(self.format, bytes);
+                        block.decode(self.into, bytes);
                         let out = &mut out[words(i * block.len)..words((i + 1) * block.len)];
                         put(&block.codes[..block.len], out, lane);
                         scales.set(i, lane, block.unit, &block.steps);
@@ -143,9 +154,32 @@ impl Source<'_> {
                         }
                     }
                 }
+                self.error.lock().unwrap_or_else(PoisonError::into_inner).add(requantised.error);
             });
         }
         packed
+    }
+}
+
+/// A row on its way to another format.
+#[derive(Default)]
+struct Requantised {
+    weights: Vec<f32>, // [cols]
+    bytes: Vec<u8>,
+    back: Vec<f32>, // [cols]
+    error: QuantizationError,
+}
+
+impl Requantised {
+    fn row(&mut self, source: &Source<'_>, bytes: &[u8]) -> &[u8] {
+        self.weights.resize(source.cols, 0.0);
+        self.bytes.resize(source.into.row_bytes(source.cols).unwrap_or(0), 0);
+        dequantize(source.format, bytes, &mut self.weights);
+        quantize(source.into, &self.weights, &mut self.bytes);
+        self.back.resize(source.cols, 0.0);
+        dequantize(source.into, &self.bytes, &mut self.back);
+        self.error.add(QuantizationError::of(&self.weights, &self.back));
+        &self.bytes
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{Activations, PackError, PackedMatrix, matmul, matmul_all, reference};
 use crate::{
     isa::{Isa, Level},
-    quant::{Format, dequantize},
+    quant::{Format, Quantization, dequantize, quantize},
     team::Team,
 };
 
@@ -302,6 +302,32 @@ fn rows_may_be_taken_in_another_order() {
         let straight = pack(&|r| r);
         let turned = pack(&|r| rows - 1 - r);
         assert!(straight.iter().eq(turned.iter().rev()));
+    }
+}
+
+/// A matrix quantised as it is packed is the quantised one packed.
+#[test]
+fn weights_are_quantised_on_the_way() {
+    let (rows, cols, team) = (37, 96, team(2));
+    for (from, quantization) in [
+        (Format::F32, Quantization::Int8),
+        (Format::Bf16, Quantization::Int4),
+        (Format::Q8_0, Quantization::Int4),
+    ] {
+        let into = quantization.format(from);
+        let mut bits = Bits(4);
+        let src = source(from, rows * cols, &mut bits);
+        let mut weights = vec![0.0; rows * cols];
+        dequantize(from, &src, &mut weights);
+        let mut quantised = vec![0; into.row_bytes(rows * cols).unwrap()];
+        quantize(into, &weights, &mut quantised);
+        let turned = |row| rows - 1 - row;
+        let want = PackedMatrix::pack(&team, into, rows, cols, &quantised, &turned).unwrap();
+        let got = PackedMatrix::pack_into(into, &team, from, rows, cols, &src, &turned).unwrap();
+        let x = bits.numbers(cols);
+        let product = |w: &PackedMatrix| multiply(Isa::detect(), &team, &x, 1, w);
+        assert_eq!(product(&got), product(&want), "{from:?} to {into:?}");
+        assert_eq!(got.bytes(), want.bytes());
     }
 }
 

@@ -5,8 +5,10 @@
 //! decoding and the matmul's packing both stand on it. A block is `[f32]` only in [`dequantize`].
 
 mod blocks;
+mod quantize;
 
 pub(crate) use blocks::{Codes, SUPER};
+pub use quantize::{Quantization, QuantizationError, quantize};
 
 /// How a row of weights is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

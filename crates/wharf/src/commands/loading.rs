@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use wharf_model::{
-    Activations, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model, TokenizerSource,
+    Activations, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model, Quantization,
+    TokenizerSource,
 };
 use wharf_text::tokenizer::{self, Tokenizer};
 
 use super::cores;
-use crate::cli::{ActivationsName, ComputeOptions, IsaName, KvCacheDtype};
+use crate::cli::{ActivationsName, ComputeOptions, IsaName, KvCacheDtype, QuantizeName};
 
 /// Loads the model at `path`, for sequences of `max_model_len` tokens if that is known already.
 pub(crate) fn model(
@@ -27,7 +28,12 @@ pub(crate) fn model(
     };
     let threads = options.threads.unwrap_or_else(cores::available);
     let isa = choose_isa(options.isa)?;
-    let load_options = LoadOptions { isa, threads, activations, max_model_len };
+    let quantization = match options.quantize {
+        QuantizeName::None => None,
+        QuantizeName::Int8 => Some(Quantization::Int8),
+        QuantizeName::Int4 => Some(Quantization::Int4),
+    };
+    let load_options = LoadOptions { isa, threads, activations, quantization, max_model_len };
     tracing::info!("{load_options:?}");
     Ok(Model::load(path, &load_options)?)
 }
