@@ -1,4 +1,5 @@
 //! Speed of the kernels on the shapes of a small model: `cargo bench -p wharf-kernels [level] [threads]`.
+//! With the word `peak`, only the best GFLOP/s of each format, for `cargo xtask bench engine`.
 //!
 //! Prints GB/s of packed weights and GFLOP/s, the best of several runs. Nothing is asserted: compare
 //! figures of one machine and one run only.
@@ -29,6 +30,10 @@ fn main() {
     let threads = arguments.iter().find_map(|a| a.parse().ok());
     let threads = threads.or_else(|| std::thread::available_parallelism().ok());
     let team = Team::new(threads.unwrap_or(NonZeroUsize::MIN));
+    if arguments.iter().any(|argument| argument == "peak") {
+        peaks(isa, &team);
+        return;
+    }
     println!("{}, {} threads", isa.level(), team.threads());
     empty_regions(&team);
     matrices(isa, &team);
@@ -93,6 +98,30 @@ fn matrices(isa: Isa, team: &Team) {
             }
             println!("{:16} packing {packing:.1?}", "");
         }
+    }
+}
+
+/// What multiplying can reach: many rows, matrices of a model of a billion weights.
+fn peaks(isa: Isa, team: &Team) {
+    const M: usize = 512;
+    let formats = [Format::Bf16, Format::Q8_0, Format::Q4_0, Format::Q4_1];
+    for format in formats {
+        let mut peak = 0.0_f64;
+        for (rows, cols) in [(1024, 1024), (3072, 1024), (1024, 3072), (2048, 2048)] {
+            let Some(row_bytes) = format.row_bytes(cols) else { continue };
+            let src = vec![0x11u8; rows * row_bytes];
+            for activations in [Activations::F32, Activations::Rounded] {
+                let Ok(w) = PackedMatrix::pack(team, format, rows, cols, &src, &|r| r) else {
+                    continue;
+                };
+                let w = w.with_activations(activations);
+                let x = vec![0.01; M * cols];
+                let mut y = vec![0.0; M * rows];
+                let time = best(|| matmul(isa, team, &x, M, &w, black_box(&mut y)));
+                peak = peak.max((2 * rows * cols * M) as f64 / time.as_secs_f64() * 1e-9);
+            }
+        }
+        println!("peak {format:?} {peak:.1}");
     }
 }
 
