@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+pub(super) use self::normal::mix;
 use self::{format::Format, tensor_data::Recipe, vocabulary::Vocabulary};
 use super::shape::{Makeable, Shape};
 use crate::tools;

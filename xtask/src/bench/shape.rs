@@ -95,6 +95,23 @@ pub(crate) const LLAMA_3_2_1B: Shape = Shape {
     }),
 };
 
+/// The default model, which is fetched and not made.
+pub(crate) const SMOLLM2_135M: Shape = Shape {
+    name: "smollm2",
+    family: Family::Llama,
+    layers: 30,
+    hidden: 576,
+    intermediate: 1536,
+    heads: 9,
+    kv_heads: 3,
+    head_dim: 64,
+    vocab: 49_152,
+    context: 8192,
+    rms_norm_eps: 1e-5,
+    rope_theta: 100_000.0,
+    rope_scaling: None,
+};
+
 /// One tensor of a model, by its names in both kinds of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tensor {
@@ -138,6 +155,18 @@ impl Shape {
         }
         tensors.push(tensor("norm", "output_norm", Size::Norm(self.hidden)));
         tensors
+    }
+
+    /// Weights that every token is multiplied with: of all matrices, as the embedding is the output.
+    pub(crate) fn multiplied_weights(&self) -> usize {
+        let is_matrix = |size: &Size| matches!(size, Size::Matrix(..));
+        self.tensors().iter().map(|t| t.size).filter(is_matrix).map(Size::weights).sum()
+    }
+
+    /// Bytes of a token's keys and values as 16-bit numbers.
+    pub(crate) fn kv_token_bytes(&self) -> usize {
+        const BYTES: usize = 2;
+        2 * self.layers * self.kv_heads * self.head_dim * BYTES
     }
 
     /// The tensors of a layer: their names in a Hugging Face file, in a GGUF file.
@@ -195,15 +224,11 @@ impl clap::ValueEnum for Makeable {
 mod tests {
     use super::*;
 
-    fn matrices(shape: &Shape) -> usize {
-        let matrix = |size: &Size| matches!(size, Size::Matrix(..));
-        shape.tensors().iter().map(|t| t.size).filter(matrix).map(Size::weights).sum()
-    }
-
     #[test]
     fn the_shapes_have_the_published_numbers_of_parameters() {
         // 596 and 1,236 million, of which the norms are less than a thousandth.
-        assert_eq!(matrices(&QWEN3_0_6B), 595_984_384);
-        assert_eq!(matrices(&LLAMA_3_2_1B), 1_235_746_816);
+        assert_eq!(QWEN3_0_6B.multiplied_weights(), 595_984_384);
+        assert_eq!(LLAMA_3_2_1B.multiplied_weights(), 1_235_746_816);
+        assert_eq!(SMOLLM2_135M.multiplied_weights(), 134_479_872);
     }
 }

@@ -39,7 +39,7 @@ impl Normal {
 }
 
 /// SplitMix64's output function.
-pub(super) fn mix(mut z: u64) -> u64 {
+pub(in crate::bench) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

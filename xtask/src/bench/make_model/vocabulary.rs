@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::normal::mix;
+use crate::bench::words::WORDS;
 
 /// What ends a text.
 pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
@@ -28,19 +29,11 @@ pub(super) const CHAT_TEMPLATE: &str = "\
 {%- endif -%}
 ";
 
+/// Whose turns a chat has.
+const TURNS: [&str; 3] = ["user", "assistant", "system"];
+
 /// Made-up words are no longer than this; real vocabularies' are about that long.
 const LONGEST: usize = 12;
-
-/// Each with and without a space before it; those of `wharf bench` among them.
-const WORDS: &str = "user assistant system \
-    time year people way day man thing woman life child world school state family student group \
-    country problem hand part place case week company system program question work government \
-    number night point home water room mother area money story fact month lot right study book \
-    eye job word business issue side kind head house service friend father power hour game line \
-    end member law \
-    the of and to in a is that for it as was with be by on not he his but at are this have from \
-    or had an they which one you were all her she there would their we him been has when who \
-    will no more if out so up said what its about than into them can only other";
 
 /// Texts and merges, in the spelling of the files: a byte that isn't a visible character is another
 /// character in its place.
@@ -55,7 +48,8 @@ impl Vocabulary {
     /// A vocabulary of `size` ids, control tokens included.
     pub(super) fn new(size: usize) -> Self {
         let mut growing = Growing::new(size - CONTROLS.len());
-        for word in WORDS.split_whitespace() {
+        // Each with and without a space before it.
+        for word in TURNS.into_iter().chain(WORDS.split_whitespace()) {
             for start in ["Ġ", ""] {
                 growing.learn(&format!("{start}{word}"));
             }
