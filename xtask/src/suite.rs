@@ -50,6 +50,7 @@ const CHECKS: &[Check] = &[
     Check { name: "docs", run: docs },
     Check { name: "deny", run: deny },
     Check { name: "rust", run: rust_tests },
+    Check { name: "shuttle", run: thread_schedules },
     Check { name: "fuzz", run: || Ok(Tally { passed: fuzz::short()?, ..Tally::default() }) },
     Check { name: "model", run: pull_model },
     Check { name: "python", run: python_clients },
@@ -135,7 +136,22 @@ fn deny() -> Result<Tally> {
 fn rust_tests() -> Result<Tally> {
     let mut command = tools::cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let (lines, succeeded) = tools::run_keeping_output(&mut command)?;
+    cargo_tests(&mut command)
+}
+
+/// The thread team under orders of its threads' steps that shuttle draws: its own build, as `sync` of
+/// the kernels is another there.
+fn thread_schedules() -> Result<Tally> {
+    let mut command = tools::cargo();
+    command
+        .args(["test", "--package", "wharf-kernels", "--lib", "--locked", "team::schedules"])
+        .env("RUSTFLAGS", "--cfg shuttle")
+        .env("CARGO_TARGET_DIR", tools::target_dir().join("shuttle"));
+    cargo_tests(&mut command)
+}
+
+fn cargo_tests(command: &mut Command) -> Result<Tally> {
+    let (lines, succeeded) = tools::run_keeping_output(command)?;
     let mut tally = Tally::default();
     lines.iter().filter_map(|line| cargo_test_tally(line)).for_each(|one| tally.add(one));
     Ok(with_exit_code(tally, succeeded))

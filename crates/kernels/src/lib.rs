@@ -20,4 +20,5 @@ pub mod norm;
 pub mod quant;
 pub mod rope;
 pub mod softmax;
+mod sync;
 pub mod team;

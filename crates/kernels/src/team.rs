@@ -15,12 +15,17 @@ use std::{
     num::NonZeroUsize,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
+use crate::sync::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     thread::{self, JoinHandle, Thread},
-    time::{Duration, Instant},
+    thread_local,
 };
 
 /// How long a waiting thread spins before it parks: longer than the serial work between two regions
@@ -80,7 +85,8 @@ const REGION: u64 = 1 << 32;
 
 thread_local! {
     /// The team whose region this thread is in, and its worker number there.
-    static INSIDE: Cell<(*const Shared, usize)> = const { Cell::new((std::ptr::null(), 0)) };
+    #[allow(clippy::missing_const_for_thread_local)] // shuttle's macro does not know `const`
+    static INSIDE: Cell<(*const Shared, usize)> = Cell::new((std::ptr::null(), 0));
 }
 
 impl Team {
@@ -124,7 +130,7 @@ impl Team {
     /// # Panics
     /// A panic in a task is re-raised here once all have ended (the first one, if several).
     pub fn run(&self, tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        let (inside, worker) = INSIDE.get();
+        let (inside, worker) = INSIDE.with(Cell::get);
         if std::ptr::eq(inside, Arc::as_ptr(&self.shared)) {
             return (0..tasks).for_each(|index| task(index, worker));
         }
@@ -291,18 +297,23 @@ struct Inside {
 
 impl Inside {
     fn enter(shared: &Shared, worker: usize) -> Self {
-        Self { before: INSIDE.replace((shared, worker)) }
+        Self { before: INSIDE.with(|inside| inside.replace((shared, worker))) }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(self.before);
+        INSIDE.with(|inside| inside.set(self.before));
     }
 }
 
 /// Spins for at most [`SPIN`]; whether `ready` came true.
 fn spin_until(ready: impl Fn() -> bool) -> bool {
+    if cfg!(shuttle) {
+        // Time does not pass there; one look more is another order to try.
+        thread::yield_now();
+        return ready();
+    }
     let mut start = None;
     loop {
         for _ in 0..32 {
@@ -354,7 +365,7 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
@@ -496,5 +507,55 @@ mod tests {
             piece.iter_mut().for_each(|x| *x = index + 1);
         });
         assert!(data.iter().enumerate().all(|(i, &x)| x == i / 10 + 1));
+    }
+}
+
+/// Orders of the threads' steps, thousands of them: no region is lost, run twice or left waiting.
+/// `RUSTFLAGS="--cfg shuttle" cargo test -p wharf-kernels --lib team::schedules`
+#[cfg(all(test, shuttle))]
+mod schedules {
+    use super::*;
+
+    /// Each way of drawing orders, this many of them.
+    const ORDERS: usize = 20_000;
+
+    fn check(scenario: impl Fn() + Send + Sync + Copy + 'static) {
+        shuttle::check_random(scenario, ORDERS);
+        shuttle::check_pct(scenario, ORDERS, 3);
+    }
+
+    /// Runs regions of `sizes` tasks and counts them.
+    fn run_regions(team: &Team, sizes: &[usize]) {
+        for &size in sizes {
+            let runs: Vec<AtomicUsize> = (0..size).map(|_| AtomicUsize::new(0)).collect();
+            let busy: Vec<AtomicBool> =
+                (0..team.threads()).map(|_| AtomicBool::new(false)).collect();
+            team.run(size, &|index, worker| {
+                assert!(!busy[worker].swap(true, SeqCst), "worker {worker} is in two tasks");
+                runs[index].fetch_add(1, SeqCst);
+                busy[worker].store(false, SeqCst);
+            });
+            assert!(runs.iter().all(|runs| runs.load(SeqCst) == 1));
+        }
+    }
+
+    fn team(threads: usize) -> Team {
+        Team::new(NonZeroUsize::new(threads).unwrap())
+    }
+
+    #[test]
+    fn every_task_runs_once_and_the_team_ends() {
+        check(|| run_regions(&team(3), &[3, 1, 4, 2]));
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        check(|| {
+            let ours = Arc::new(team(2));
+            let theirs = Arc::clone(&ours);
+            let other = thread::spawn(move || run_regions(&theirs, &[2, 3]));
+            run_regions(&ours, &[3, 2]);
+            other.join().unwrap();
+        });
     }
 }
