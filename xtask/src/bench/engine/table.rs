@@ -57,7 +57,8 @@ pub(super) fn figure(value: Option<f64>) -> String {
         None => "–".to_owned(),
         Some(value) if value >= 99.95 => format!("{value:.0}"),
         Some(value) if value >= 9.995 => format!("{value:.1}"),
-        Some(value) => format!("{value:.2}"),
+        Some(value) if value >= 0.0995 => format!("{value:.2}"),
+        Some(value) => format!("{value:.4}"),
     }
 }
 
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn figures_keep_three_digits() {
         let figures = [1234.5, 99.96, 12.34, 9.996, 0.0123].map(|value| figure(Some(value)));
-        assert_eq!(figures, ["1234", "100", "12.3", "10.0", "0.01"]);
+        assert_eq!(figures, ["1234", "100", "12.3", "10.0", "0.0123"]);
         assert_eq!([0.456, 1.999, 6.43].map(|share| percent(Some(share))), ["46%", "200%", "6.4×"]);
     }
 }
