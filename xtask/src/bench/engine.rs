@@ -17,7 +17,7 @@ mod table;
 
 use std::{fs, path::PathBuf, thread::available_parallelism};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ pub(super) fn run(args: &EngineArgs) -> Result<()> {
     for subject in &subjects {
         for &cell in cells {
             let multiplication = peaks.of(subject.format);
-            let outcome = outcome(&contest, subject, cell, multiplication, args.runs)?;
+            let outcome = outcome(&contest, subject, cell, multiplication, args.runs);
             println!("{}", table::render(std::slice::from_ref(&outcome), peer.as_deref()));
             outcomes.push(outcome);
         }
@@ -98,7 +98,10 @@ pub(super) fn run(args: &EngineArgs) -> Result<()> {
     let machine = machine::description(contest.threads, isa);
     let table = table::render(&outcomes, peer.as_deref());
     println!("{}\n\n{table}", page::setting(&machine, args.runs));
-    publish(args, &machine, &table, &outcomes, peer.as_deref())
+    publish(args, &machine, &table, &outcomes, peer.as_deref())?;
+    let failures: usize = outcomes.iter().map(|outcome| outcome.failures.len()).sum();
+    ensure!(failures == 0, "{failures} measurements failed and are missing");
+    Ok(())
 }
 
 fn contest(args: &EngineArgs) -> Result<Contest> {
@@ -124,14 +127,15 @@ fn contest(args: &EngineArgs) -> Result<Contest> {
     })
 }
 
-/// Measures a cell: ours, the peer, ours, the peer.
+/// Measures a cell: ours, the peer, ours, the peer. What fails is told and left out: the other cells of
+/// a long run are worth having.
 fn outcome(
     contest: &Contest,
     subject: &Subject,
     cell: Cell,
     multiplication: Option<f64>,
     runs: usize,
-) -> Result<Outcome> {
+) -> Outcome {
     let isa = contest.isa.as_deref().unwrap_or(machine::best_isa());
     println!(
         "{}, {}: {} threads of {}, {isa}, load average {}",
@@ -149,22 +153,32 @@ fn outcome(
         limits,
         runs: Vec::new(),
         without_server: None,
+        failures: Vec::new(),
     };
     let sides = [Some(Side::Ours), contest.peer.is_some().then_some(Side::Peer)];
     for run in 0..runs {
         for side in sides.into_iter().flatten() {
             let load_average = machine::load_average();
             let trial = Trial { contest, subject, cell, side, run, limits };
-            let taken = trial.take().with_context(|| format!("{}, {side:?}", cell.title()))?;
-            outcome.runs.extend(taken.map(|measured| Run { side, measured, load_average }));
+            match trial.take() {
+                Ok(taken) => {
+                    outcome.runs.extend(taken.map(|measured| Run { side, measured, load_average }));
+                }
+                Err(error) => outcome.fail(side, &error),
+            }
         }
     }
-    outcome.without_server = match cell {
-        Cell::Prefill512 => contest.llama_bench(subject, runs)?.map(|(prefill, _)| prefill),
-        Cell::Decode => contest.llama_bench(subject, runs)?.map(|(_, decode)| decode),
-        _ => None,
-    };
-    Ok(outcome)
+    if contest.peer.is_some() && matches!(cell, Cell::Prefill512 | Cell::Decode) {
+        match contest.llama_bench(subject, runs) {
+            Ok(speeds) => {
+                let of_cell =
+                    |(prefill, decode)| if cell == Cell::Decode { decode } else { prefill };
+                outcome.without_server = speeds.map(of_cell);
+            }
+            Err(error) => outcome.fail(Side::Peer, &error),
+        }
+    }
+    outcome
 }
 
 /// Writes what the user asked for.

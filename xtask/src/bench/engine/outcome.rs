@@ -27,9 +27,18 @@ pub(super) struct Outcome {
     pub(super) runs: Vec<Run>,
     /// llama-bench's figure of the same, without a server.
     pub(super) without_server: Option<f64>,
+    /// What could not be measured, and why.
+    pub(super) failures: Vec<String>,
 }
 
 impl Outcome {
+    /// Notes and tells a failure.
+    pub(super) fn fail(&mut self, side: Side, error: &anyhow::Error) {
+        let failure = format!("{}, {side:?}: {error:#}", self.cell.title());
+        eprintln!("failed: {failure}");
+        self.failures.push(failure);
+    }
+
     fn median(&self, side: Side, figure: impl Fn(&Measured) -> Option<f64>) -> Option<f64> {
         let runs = self.runs.iter().filter(|run| run.side == side);
         median(runs.filter_map(|run| figure(&run.measured)).collect())
@@ -82,6 +91,7 @@ impl Outcome {
             "bandwidth_bytes_per_second": self.limits.bandwidth,
             "multiplication_operations_per_second": self.limits.multiplication,
             "llama_bench": self.without_server,
+            "failures": self.failures,
             "runs": runs.collect::<Vec<_>>(),
         })
     }

@@ -17,6 +17,7 @@ pub(super) fn outcomes() -> Vec<Outcome> {
         limits: Limits::default(),
         runs,
         without_server,
+        failures: Vec::new(),
     };
     let (ours, peer) = (Side::Ours, Side::Peer);
     let decode = vec![
