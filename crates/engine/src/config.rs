@@ -21,6 +21,9 @@ pub struct EngineConfig {
     /// Reuse full blocks of equal prefixes between requests. When off, the choices of one request
     /// still share the blocks of their prompt.
     pub prefix_caching: bool,
+    /// Most tokens guessed at once from the text so far, to be computed beside the last one where
+    /// that pays; 0 is off. Answers are the same.
+    pub num_speculative_tokens: usize,
     /// Ids that end a generation.
     pub eos_token_ids: Vec<u32>,
 }
@@ -69,6 +72,7 @@ mod tests {
             max_model_len: 2,
             num_blocks: 1,
             prefix_caching: true,
+            num_speculative_tokens: 0,
             eos_token_ids: Vec::new(),
         };
         assert!(config(1).validate().is_ok());

@@ -29,6 +29,7 @@ use crate::{
     sampler::{Context, Sample, Sampler},
     scheduler::{Plan, Scheduled, Scheduler},
     sequence::{Rank, Request, Sequence},
+    speculation::Speculation,
     stats::{QueueSlot, Shared},
 };
 
@@ -143,10 +144,14 @@ struct Core {
     vocab_size: usize,
     scheduler: Scheduler,
     pace: Pace,
+    speculation: Speculation,
     sampler: Sampler,
     masks: MaskPool,
     /// [`MASK_PATIENCE`], but in tests.
     mask_patience: Duration,
+    /// What steps of so many rows take, instead of the clock's word.
+    #[cfg(test)]
+    step_time: Option<fn(usize) -> Duration>,
     // [batch.logits_rows.len(), vocab_size]
     logits: Vec<f32>,
     stats: EngineStats,
@@ -163,6 +168,9 @@ impl Core {
             runner,
             scheduler: Scheduler::new(&config),
             pace: Pace::default(),
+            speculation: Speculation::new(config.num_speculative_tokens),
+            #[cfg(test)]
+            step_time: None,
             config,
             sampler: Sampler::default(),
             masks: MaskPool::default(),
@@ -236,15 +244,14 @@ impl Core {
         let prepared = self.prepare_masks(&plan);
         let began = Instant::now();
         let computed = self.forward(&plan.batch);
-        let (decode_rows, prefill_rows) = self.rows_of(&plan);
-        self.pace.observe(decode_rows, prefill_rows, began.elapsed());
-        let outcomes = self.sample(&plan, computed, prepared);
-        self.deliver(&plan, outcomes);
+        self.observe(&plan, began.elapsed());
+        self.deliver(&plan, computed, prepared);
         self.catch_up(plan.scheduled.is_empty());
     }
 
     fn plan(&mut self) -> Plan {
-        let plan = self.scheduler.plan(self.pace.prefill_rows(self.config.max_batched_tokens));
+        let prefill_rows = self.pace.prefill_rows(self.config.max_batched_tokens);
+        let plan = self.scheduler.plan(prefill_rows, &self.speculation);
         for started in &plan.started {
             let request = &started.request;
             drop(request.queue_slot.take());
@@ -261,6 +268,18 @@ impl Core {
         }
         self.publish();
         plan
+    }
+
+    /// Takes in the time of a step.
+    fn observe(&mut self, plan: &Plan, took: Duration) {
+        let rows = plan.batch.tokens.len();
+        #[cfg(test)]
+        let took = self.step_time.map_or(took, |step_time| step_time(rows));
+        let (decode_rows, prefill_rows) = self.rows_of(plan);
+        self.pace.observe(decode_rows, prefill_rows, took);
+        if prefill_rows == 0 && rows > 0 {
+            self.speculation.observe(rows, took);
+        }
     }
 
     /// Sequences that decode, and rows of the others.
@@ -320,35 +339,68 @@ impl Core {
         plan.scheduled.iter().map(&mut prepare).collect()
     }
 
-    /// One outcome for each of `plan.scheduled`.
-    fn sample(
+    /// Samples, moves the sequences on, gives back the blocks of those that end, and tells the
+    /// receivers.
+    fn deliver(
         &mut self,
         plan: &Plan,
         computed: Result<(), String>,
         prepared: Vec<Result<(), Failure>>,
-    ) -> Vec<Outcome> {
-        if let Err(reason) = computed {
-            let failed = || Outcome::Failed(Failure::Engine(reason.clone()));
-            return plan.scheduled.iter().map(|_| failed()).collect();
-        }
-        let mut rows = 0..;
+    ) {
         let deadline = Instant::now() + self.mask_patience;
-        let mut outcomes = Vec::with_capacity(plan.scheduled.len());
         let logits = std::mem::take(&mut self.logits);
+        let mut row = 0;
         for (scheduled, prepared) in plan.scheduled.iter().zip(prepared) {
-            let row = if scheduled.samples { rows.next() } else { None };
-            outcomes.push(match (row, prepared) {
-                (_, Err(failure)) => Outcome::Failed(failure),
-                (Some(row), Ok(())) => {
-                    let logits = &logits[row * self.vocab_size..(row + 1) * self.vocab_size];
-                    let patience = deadline.saturating_duration_since(Instant::now());
-                    self.sample_row(scheduled.rank, logits, patience)
-                }
-                (None, Ok(())) => Outcome::Computed,
-            });
+            let rows = if scheduled.samples { 1 + scheduled.guess.tokens.len() } else { 0 };
+            let part = row * self.vocab_size..(row + rows) * self.vocab_size;
+            row += rows;
+            let rank = scheduled.rank;
+            match computed.clone().map_err(Failure::Engine).and(prepared) {
+                Err(failure) => self.advance(rank, Outcome::Failed(failure)),
+                Ok(()) if rows > 0 => self.accept_rows(scheduled, &logits[part], deadline),
+                Ok(()) => self.scheduler.commit(rank, scheduled.num_rows),
+            }
         }
         self.logits = logits;
-        outcomes
+        self.publish();
+    }
+
+    /// Samples a sequence's rows, one after the other, exactly as if each had been computed after
+    /// the token before it was sampled: a row of the guess counts if that token is the one guessed.
+    /// `logits`: `[1 + guess.tokens.len(), vocab_size]`.
+    fn accept_rows(&mut self, scheduled: &Scheduled, logits: &[f32], deadline: Instant) {
+        let &Scheduled { rank, num_rows, ref guess, .. } = scheduled;
+        let mut guessed = guess.tokens.iter().copied();
+        let (mut new_rows, mut accepted) = (num_rows, 0);
+        for row in logits.chunks_exact(self.vocab_size) {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            let outcome = self.sample_row(rank, row, patience);
+            // Not committed: what a failed step wrote is never found by others.
+            if !matches!(outcome, Outcome::Failed(_)) {
+                self.scheduler.commit(rank, new_rows);
+            }
+            let sampled = match &outcome {
+                Outcome::Sampled(sample) => Some(sample.id),
+                _ => None,
+            };
+            self.advance(rank, outcome);
+            if sampled.is_none() || sampled != guessed.next() {
+                break;
+            }
+            (new_rows, accepted) = (1, accepted + 1);
+            // The token that came true was its last.
+            if self.scheduler.get(rank).is_none() {
+                break;
+            }
+        }
+        if !guess.tokens.is_empty() {
+            self.stats.drafts += 1;
+            self.stats.draft_tokens += guess.tokens.len() as u64;
+            self.stats.accepted_tokens += accepted as u64;
+            if let Some(sequence) = self.scheduler.get_mut(rank) {
+                sequence.drafter.observe(guess.matched, guess.tokens.len(), accepted);
+            }
+        }
     }
 
     /// `logits`: `[vocab_size]`. Where the mask does not come within `patience`, the sequence keeps
@@ -396,18 +448,6 @@ impl Core {
                 Outcome::Failed(Failure::Engine(reason))
             }
         }
-    }
-
-    /// Moves the sequences on, gives back the blocks of those that end, and tells the receivers.
-    fn deliver(&mut self, plan: &Plan, outcomes: Vec<Outcome>) {
-        for (&scheduled, outcome) in plan.scheduled.iter().zip(outcomes) {
-            // Not committed: what a failed step wrote is never found by others.
-            if !matches!(outcome, Outcome::Failed(_)) {
-                self.scheduler.commit(scheduled);
-            }
-            self.advance(scheduled.rank, outcome);
-        }
-        self.publish();
     }
 
     /// Samples the sequences whose masks were late and are there now. Where nothing else can run,

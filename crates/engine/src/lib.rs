@@ -6,6 +6,7 @@
 //! - `scheduler` decides which tokens run (decode rows first, then chunks of prefill),
 //! - `block_cache` owns the KV blocks, who refers to them and which prefixes they hold,
 //! - `runner` runs them (the model; a fake in tests),
+//! - `lookup` guesses how texts that repeat themselves go on, and `speculation` whether that pays,
 //! - `constrained` follows a constraint's grammar, whose masks `masks` computes meanwhile,
 //! - `sampler` turns logits into tokens,
 //! - `engine` ties these together, and is the handle that others hold.
@@ -24,6 +25,7 @@ mod engine;
 mod events;
 #[cfg(test)]
 mod fake_runner;
+mod lookup;
 mod masks;
 mod pace;
 mod params;
@@ -32,6 +34,7 @@ mod runner;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod speculation;
 mod stats;
 
 pub use config::EngineConfig;

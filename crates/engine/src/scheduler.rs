@@ -1,17 +1,19 @@
 //! Decides which tokens run in each step, and which sequences have blocks.
 //!
-//! Every running sequence that decodes has its row first (and what its constraint forced after that,
-//! as far as the budget goes), so a long prompt never stalls the streams beside it; what is left of
-//! the budget, or less where that would stretch the streams' gaps (`pace`), goes to chunks of prefill
-//! in order of rank (priority, then arrival). Nothing overtakes a sequence of better rank that waits for a slot or
-//! for blocks; one that waits for another choice to compute their prompt lets others by.
+//! Every running sequence that decodes has its row first (and after that what its constraint forced,
+//! or a guess of what follows where that is worth it, as far as the budget goes), so a long prompt
+//! never stalls the streams beside it; what is left of the budget, or less where that would stretch
+//! the streams' gaps (`pace`), goes to chunks of prefill in order of rank (priority, then arrival).
+//! Nothing overtakes a sequence of better rank that waits for a slot or for blocks; one that waits
+//! for another choice to compute their prompt lets others by.
 //!
 //! Why it always makes progress: a sequence gets blocks for all its tokens when it is admitted, so
 //! only decode rows ask for more; when none is left, the running sequence of the worst rank loses
 //! its blocks (all it has computed is in the cache or is recomputed), and that is never one of
 //! better rank than the asker. So the best one always runs, and alone it always fits, because
-//! `submit` refuses what wouldn't. And the budget is at least `max_running`, so there is a row for
-//! every decoding sequence, and at least one for a prompt that runs beside them.
+//! `submit` refuses what wouldn't. Guesses take no sequence's blocks. And the budget is at least
+//! `max_running`, so there is a row for every decoding sequence, and at least one for a prompt that
+//! runs beside them.
 //!
 //! The choices of a request share the full blocks of its prompt through the prefix index: the first
 //! computes the prompt, the others wait for it, find it there, and compute only the tail that
@@ -31,6 +33,7 @@ use crate::{
     EngineConfig, EngineStats,
     block_cache::{BlockCache, BlockId, BlockTokens, Parent, Salt},
     sequence::{Rank, Request, Sequence},
+    speculation::{Guess, Speculation, Wager},
 };
 
 /// What runs in one step.
@@ -44,12 +47,15 @@ pub(crate) struct Plan {
 }
 
 /// One sequence's part of a plan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Scheduled {
     pub(crate) rank: Rank,
+    /// Rows of its own tokens; those of the guess come after them.
     pub(crate) num_rows: usize,
     /// Its rows reach its last token, so the step gives logits for the next one.
     pub(crate) samples: bool,
+    /// Its rows after those.
+    pub(crate) guess: Guess,
 }
 
 /// A request scheduled for the first time.
@@ -82,6 +88,7 @@ struct Blocked {
 pub(crate) struct Scheduler {
     max_batched_tokens: usize,
     max_running: usize,
+    max_model_len: usize,
     cache: BlockCache,
     waiting: BTreeMap<Rank, Sequence>,
     running: BTreeMap<Rank, Sequence>,
@@ -100,6 +107,7 @@ impl Scheduler {
         Self {
             max_batched_tokens: config.max_batched_tokens,
             max_running: config.max_running,
+            max_model_len: config.max_model_len,
             // `EngineConfig::validate` has refused more than 2^32 - 1.
             cache: BlockCache::new(u32::try_from(config.num_blocks).unwrap_or(u32::MAX)),
             waiting: BTreeMap::new(),
@@ -126,11 +134,11 @@ impl Scheduler {
 
     /// Plans the next step. Sequences that nobody wants any more are gone first. Beside sequences
     /// that decode, at most `prefill_rows` of prefill are planned, one at least, and as many that
-    /// constraints forced.
-    pub(crate) fn plan(&mut self, prefill_rows: usize) -> Plan {
+    /// constraints forced or that are guesses.
+    pub(crate) fn plan(&mut self, prefill_rows: usize, speculation: &Speculation) -> Plan {
         self.drop_cancelled();
         let mut plan = Plan::default();
-        self.plan_decode(&mut plan, prefill_rows);
+        self.plan_decode(&mut plan, prefill_rows, speculation);
         let most = match plan.batch.tokens.len() {
             0 => self.max_batched_tokens,
             rows => self.max_batched_tokens.min(rows.saturating_add(prefill_rows.max(1))),
@@ -139,12 +147,14 @@ impl Scheduler {
         plan
     }
 
-    /// The rows of a planned sequence have been computed. Its blocks that are now full can be
-    /// found by others from here on, and not before.
-    pub(crate) fn commit(&mut self, scheduled: Scheduled) -> Option<&mut Sequence> {
-        let sequence = self.running.get_mut(&scheduled.rank)?;
+    /// The next `num_rows` tokens of a planned sequence have been computed. Its blocks that are now
+    /// full can be found by others from here on, and not before. What was computed of a guess
+    /// counts when it has become a token of the sequence; until then it is as good as unwritten.
+    pub(crate) fn commit(&mut self, rank: Rank, num_rows: usize) {
+        let Some(sequence) = self.running.get_mut(&rank) else { return };
         let first = sequence.num_computed / BLOCK_TOKENS;
-        sequence.num_computed += scheduled.num_rows;
+        sequence.num_computed += num_rows;
+        debug_assert!(sequence.num_computed <= sequence.len(), "a guess is taken for a token");
         for index in first..sequence.num_computed / BLOCK_TOKENS {
             let (salt, table) = (&sequence.request.salt, &sequence.block_table);
             let Some(parent) = self.cache.parent(salt, table, index) else { break };
@@ -154,7 +164,6 @@ impl Scheduler {
         if sequence.num_computed >= sequence.request.prompt.len() {
             sequence.request.prompt_computed.set(true);
         }
-        Some(sequence)
     }
 
     /// Takes a running sequence out, with its blocks given back.
@@ -216,19 +225,45 @@ impl Scheduler {
         }
     }
 
-    /// One row for every running sequence that decodes, and up to `more` where forced tokens want
-    /// them and the budget has them.
-    fn plan_decode(&mut self, plan: &mut Plan, more: usize) {
+    /// One row for every running sequence that decodes, and up to `more` where forced tokens or
+    /// guesses want them and the budget has them.
+    fn plan_decode(&mut self, plan: &mut Plan, more: usize, speculation: &Speculation) {
         let decoding = |(rank, s): (&Rank, &Sequence)| s.is_decoding().then_some(*rank);
         let decoding: Vec<Rank> = self.running.iter().filter_map(decoding).collect();
         let mut spare = self.max_batched_tokens.saturating_sub(decoding.len()).min(more);
-        for rank in decoding {
+        let mut wager = speculation.wager(decoding.len());
+        for (index, rank) in decoding.iter().copied().enumerate() {
             if self.grow(rank) {
                 let before = plan.batch.tokens.len();
-                self.schedule(plan, rank, 1 + spare);
+                let rows = before + decoding.len() - index;
+                let guess = self.guess(rank, rows, spare, &mut wager);
+                self.schedule(plan, rank, 1 + spare, guess);
                 spare -= (plan.batch.tokens.len() - before).saturating_sub(1);
             }
         }
+    }
+
+    /// Guesses up to `most` tokens after a running sequence, and sees to blocks for them; none
+    /// where that isn't worth it in a step that has `rows` rows without.
+    fn guess(&mut self, rank: Rank, rows: usize, most: usize, wager: &mut Wager<'_>) -> Guess {
+        let num_running = self.running.len();
+        let Some(sequence) = self.running.get_mut(&rank) else { return Guess::default() };
+        // A constraint's mask is made for one position.
+        if sequence.num_uncomputed() != 1 || sequence.constrained.is_some() {
+            return Guess::default();
+        }
+        // The last token of an answer is never run through the model.
+        let room = sequence.room(self.max_model_len).saturating_sub(1);
+        let most = most.min(room).min(wager.most());
+        let found = if most > 0 { sequence.text().find() } else { None };
+        let Some(found) = found else { return Guess::default() };
+        let wanted = sequence.drafter.guess(wager, found.len, rows, most);
+        // A block for each running sequence stays, as in `admit`: guesses preempt nobody.
+        while sequence.spare_positions() < wanted && self.cache.num_available() > num_running {
+            sequence.block_table.extend(self.cache.allocate());
+        }
+        let count = wanted.min(sequence.spare_positions());
+        Guess { tokens: sequence.text().following(found, count).collect(), matched: found.len }
     }
 
     /// Sees to it that a running sequence has blocks for all its tokens, at the cost of sequences
@@ -285,7 +320,7 @@ impl Scheduler {
                 }
             }
             self.adopt(rank);
-            self.schedule(plan, rank, most - plan.batch.tokens.len());
+            self.schedule(plan, rank, most - plan.batch.tokens.len(), Guess::default());
         }
     }
 
@@ -407,24 +442,26 @@ impl Scheduler {
         }
     }
 
-    /// Adds up to `budget` of a running sequence's next rows to the plan.
-    fn schedule(&self, plan: &mut Plan, rank: Rank, budget: usize) {
+    /// Adds up to `budget` of a running sequence's next rows to the plan, and a guess after the
+    /// last of them.
+    fn schedule(&self, plan: &mut Plan, rank: Rank, budget: usize, guess: Guess) {
         let Some(sequence) = self.running.get(&rank) else { return };
         let num_rows = sequence.num_uncomputed().min(budget);
         let samples = num_rows == sequence.num_uncomputed();
         let batch = &mut plan.batch;
         let first_row = batch.tokens.len();
         batch.tokens.extend(sequence.tokens(sequence.num_computed, num_rows));
+        batch.tokens.extend(&guess.tokens);
         batch.sequences.push(BatchSequence {
             first_row,
-            num_rows,
+            num_rows: num_rows + guess.tokens.len(),
             start: sequence.num_computed,
             block_table: sequence.block_table.clone(),
         });
         if samples {
-            batch.logits_rows.push(first_row + num_rows - 1);
+            batch.logits_rows.extend(first_row + num_rows - 1..batch.tokens.len());
         }
-        plan.scheduled.push(Scheduled { rank, num_rows, samples });
+        plan.scheduled.push(Scheduled { rank, num_rows, samples, guess });
     }
 }
 

@@ -9,6 +9,8 @@ use crate::{
     block_cache::{BlockId, BlockTokens, Salt},
     constrained::Constrained,
     events::EventSink,
+    lookup::Text,
+    speculation::Drafter,
     stats::QueueSlot,
 };
 
@@ -52,6 +54,8 @@ pub(crate) struct Sequence {
     pub(crate) num_computed: usize,
     /// Where the answer stands in its grammar, if it has one.
     pub(crate) constrained: Option<Constrained>,
+    /// How guesses of what follows have fared.
+    pub(crate) drafter: Drafter,
     pub(crate) sink: EventSink,
 }
 
@@ -62,8 +66,16 @@ impl Sequence {
         constrained: Option<Constrained>,
         sink: EventSink,
     ) -> Self {
-        let (output, block_table) = (Vec::new(), Vec::new());
-        Self { request, choice, output, block_table, num_computed: 0, constrained, sink }
+        Self {
+            request,
+            choice,
+            output: Vec::new(),
+            block_table: Vec::new(),
+            num_computed: 0,
+            constrained,
+            drafter: Drafter::default(),
+            sink,
+        }
     }
 
     pub(crate) fn rank(&self) -> Rank {
@@ -93,6 +105,17 @@ impl Sequence {
         self.constrained.as_ref().is_none_or(Constrained::is_complete)
     }
 
+    /// Prompt and answer.
+    pub(crate) fn text(&self) -> Text<'_> {
+        Text { prompt: &self.request.prompt, output: &self.output }
+    }
+
+    /// Tokens that the answer may still have.
+    pub(crate) fn room(&self, max_model_len: usize) -> usize {
+        let answer = self.request.params.max_tokens.saturating_sub(self.output.len());
+        answer.min(max_model_len.saturating_sub(self.len()))
+    }
+
     /// Tokens at positions `start..start + count`.
     pub(crate) fn tokens(&self, start: usize, count: usize) -> impl Iterator<Item = u32> {
         let prompt = &self.request.prompt;
@@ -114,6 +137,11 @@ impl Sequence {
     /// Blocks for all its tokens.
     pub(crate) fn num_blocks_needed(&self) -> usize {
         self.len().div_ceil(BLOCK_TOKENS)
+    }
+
+    /// Positions that its blocks have beyond its tokens.
+    pub(crate) fn spare_positions(&self) -> usize {
+        (self.block_table.len() * BLOCK_TOKENS).saturating_sub(self.len())
     }
 
     /// Appends a token and says whether it ends the sequence. A token that ends it as end-of-sequence
@@ -141,8 +169,6 @@ impl Sequence {
         if self.constrained.as_ref().is_some_and(Constrained::is_finished) {
             return Ok(Some(FinishReason::Complete));
         }
-        let full = self.output.len() >= self.request.params.max_tokens
-            || self.len() >= config.max_model_len;
-        Ok(full.then_some(FinishReason::Length))
+        Ok((self.room(config.max_model_len) == 0).then_some(FinishReason::Length))
     }
 }

@@ -34,6 +34,12 @@ pub struct EngineStats {
     pub generation_tokens: u64,
     /// Tokens that a constraint forced, so that they were not sampled.
     pub forced_tokens: u64,
+    /// Guesses of how a text goes on, one or more tokens each.
+    pub drafts: u64,
+    /// Tokens guessed.
+    pub draft_tokens: u64,
+    /// Guessed tokens that came true, so that they took no step of their own.
+    pub accepted_tokens: u64,
     /// Times that the logits were there before the mask of a constraint.
     pub late_masks: u64,
     /// Steps run, failed ones too.
@@ -42,7 +48,8 @@ pub struct EngineStats {
     pub failed_steps: u64,
     /// Rows that were part of a prompt, or of the recomputation of a preempted sequence.
     pub prefill_rows: u64,
-    /// Rows that continued an answer, by one token or by those that a constraint forced.
+    /// Sequences that steps took on with their answers, by one token or by those that a constraint
+    /// forced; guesses don't count.
     pub decode_rows: u64,
 }
 
@@ -62,6 +69,9 @@ pub(crate) struct Shared {
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
     forced_tokens: AtomicU64,
+    drafts: AtomicU64,
+    draft_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     late_masks: AtomicU64,
     steps: AtomicU64,
     failed_steps: AtomicU64,
@@ -82,6 +92,9 @@ impl Shared {
         self.prompt_tokens.store(stats.prompt_tokens, Relaxed);
         self.generation_tokens.store(stats.generation_tokens, Relaxed);
         self.forced_tokens.store(stats.forced_tokens, Relaxed);
+        self.drafts.store(stats.drafts, Relaxed);
+        self.draft_tokens.store(stats.draft_tokens, Relaxed);
+        self.accepted_tokens.store(stats.accepted_tokens, Relaxed);
         self.late_masks.store(stats.late_masks, Relaxed);
         self.steps.store(stats.steps, Relaxed);
         self.failed_steps.store(stats.failed_steps, Relaxed);
@@ -102,6 +115,9 @@ impl Shared {
             prompt_tokens: self.prompt_tokens.load(Relaxed),
             generation_tokens: self.generation_tokens.load(Relaxed),
             forced_tokens: self.forced_tokens.load(Relaxed),
+            drafts: self.drafts.load(Relaxed),
+            draft_tokens: self.draft_tokens.load(Relaxed),
+            accepted_tokens: self.accepted_tokens.load(Relaxed),
             late_masks: self.late_masks.load(Relaxed),
             steps: self.steps.load(Relaxed),
             failed_steps: self.failed_steps.load(Relaxed),

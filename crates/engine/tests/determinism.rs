@@ -1,5 +1,5 @@
 //! One request gives the same tokens and the same log-probability bits whatever the company: alone,
-//! in a batch, in chunks, with a cold or a warm cache, after preemption. With real models: the tiny
+//! in a batch, in chunks, with a cold or a warm cache, after preemption, guessed or not. With real models: the tiny
 //! checkpoints of `crates/model/tests/golden`, and the trained story models where
 //! `../shared/fixtures` lies beside the checkout.
 
@@ -80,7 +80,8 @@ fn run(engine: &Engine, requests: &[GenerateRequest]) -> Outcome<Vec<Vec<Answer>
     submitted?.into_iter().map(collect_all).collect()
 }
 
-/// Prompts of several lengths, some with a common prefix; greedy and drawn; one with two choices.
+/// Prompts of several lengths, some with a common prefix; greedy and drawn; some with two choices;
+/// the last ones free to repeat themselves.
 fn requests(vocab_size: usize, longest: usize, letters: &Constraint) -> Vec<GenerateRequest> {
     let ids = |count: usize, salt: usize| -> Vec<u32> {
         (0..count).map(|i| ((i * 7919 + i * i * 31 + salt) % vocab_size) as u32).collect()
@@ -112,6 +113,15 @@ fn requests(vocab_size: usize, longest: usize, letters: &Constraint) -> Vec<Gene
     };
     let shared = ids(longest / 3, 1);
     let with = |own: usize| [&shared[..], &ids(own, own)].concat();
+    let free = |request: GenerateRequest| GenerateRequest {
+        params: SamplingParams {
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            temperature: request.params.temperature / 3.0,
+            ..request.params
+        },
+        ..request
+    };
     let constrained = |request| GenerateRequest { constraint: Some(letters.clone()), ..request };
     vec![
         request(0, ids(5, 3), 1),
@@ -122,6 +132,8 @@ fn requests(vocab_size: usize, longest: usize, letters: &Constraint) -> Vec<Gene
         request(5, with(9), 1),
         constrained(request(6, with(9), 1)),
         constrained(request(7, with(20), 2)),
+        free(request(8, with(20), 1)),
+        free(request(9, ids(7, 2).repeat(4), 2)),
     ]
 }
 
@@ -155,6 +167,7 @@ fn check(path: &Path, activations: Activations) -> Outcome<()> {
         max_model_len: longest,
         num_blocks: 100,
         prefix_caching: true,
+        num_speculative_tokens: 0,
         eos_token_ids: info.eos_token_ids.clone(),
     };
     let mut alone = Vec::new();
@@ -183,6 +196,17 @@ fn check(path: &Path, activations: Activations) -> Outcome<()> {
     let stats = same("preempted", &start(2, &cramped)?)?;
     assert!(stats.preemptions > 0, "{}: nothing was preempted", path.display());
     assert_eq!(stats.blocks_used, 0);
+
+    let guessing =
+        |config: &EngineConfig| EngineConfig { num_speculative_tokens: 4, ..config.clone() };
+    let engine = start(2, &guessing(&roomy))?;
+    same("guessing", &engine)?;
+    let stats = same("guessing, warm", &engine)?;
+    assert!(stats.draft_tokens > stats.accepted_tokens, "{}: no wrong guess", path.display());
+    assert!(stats.accepted_tokens > 0, "{}: no right guess", path.display());
+    same("guessing, in small chunks", &start(2, &guessing(&unshared))?)?;
+    let stats = same("guessing, preempted", &start(2, &guessing(&cramped))?)?;
+    assert_eq!(stats.blocks_used, 0);
     Ok(())
 }
 
@@ -191,7 +215,7 @@ fn repository() -> PathBuf {
 }
 
 #[test]
-fn a_request_gives_the_same_bits_alone_batched_warm_and_after_preemption() -> Outcome<()> {
+fn a_request_gives_the_same_bits_alone_batched_warm_guessed_and_after_preemption() -> Outcome<()> {
     let golden = repository().join("crates/model/tests/golden");
     let names = [
         "llama-gqa",

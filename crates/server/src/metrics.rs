@@ -284,6 +284,13 @@ impl Collector for EngineCollector {
             ("vllm:num_preemptions", "Preemptions", stats.preemptions),
             ("vllm:prompt_tokens", "Prompt tokens", stats.prompt_tokens),
             ("vllm:generation_tokens", "Tokens generated", stats.generation_tokens),
+            ("vllm:spec_decode_num_drafts", "Guesses of how a text goes on", stats.drafts),
+            ("vllm:spec_decode_num_draft_tokens", "Tokens guessed", stats.draft_tokens),
+            (
+                "vllm:spec_decode_num_accepted_tokens",
+                "Guesses that came true",
+                stats.accepted_tokens,
+            ),
             ("wharf:forced_tokens", "Tokens that a constraint forced", stats.forced_tokens),
             ("wharf:late_masks", "Masks that came after their logits", stats.late_masks),
             ("wharf:engine_steps", "Steps of the engine", stats.steps),

@@ -167,6 +167,14 @@ pub(crate) struct EngineOptions {
     #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
     #[arg(value_name = "BOOL")]
     pub(crate) no_prefix_caching: bool,
+    /// How to guess what answers go on with. ngram looks where the last tokens stood before; what
+    /// followed them then is computed beside the next token, where that is likely to save time.
+    /// Answers are the same with it and without; those that quote their prompt come sooner.
+    #[arg(long, value_name = "METHOD", default_value = "ngram")]
+    pub(crate) speculative_method: SpeculativeMethod,
+    /// Most tokens guessed at once.
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub(crate) num_speculative_tokens: NonZeroUsize,
     /// Jinja file to use instead of the model's own chat template.
     #[arg(long, value_name = "FILE")]
     pub(crate) chat_template: Option<PathBuf>,
@@ -247,6 +255,15 @@ pub(crate) enum ActivationsName {
     Auto,
     /// As they are.
     F32,
+}
+
+/// How to guess what answers go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SpeculativeMethod {
+    /// By what followed the same tokens before.
+    Ngram,
+    /// Not at all.
+    Off,
 }
 
 /// How keys and values are kept.

@@ -1,6 +1,7 @@
 //! The engine on a fake runner, step by step, without its thread.
 
 mod constrained;
+mod speculation;
 mod thread;
 mod workload;
 
@@ -25,6 +26,7 @@ fn config() -> EngineConfig {
         max_model_len: 160,
         num_blocks: 64,
         prefix_caching: true,
+        num_speculative_tokens: 0,
         eos_token_ids: vec![EOS],
     }
 }
@@ -78,8 +80,11 @@ impl Bench {
     }
 
     fn with_faults(config: EngineConfig, faults: Faults) -> Self {
+        Self::with_runner(config.clone(), FakeRunner::with_faults(&config, VOCAB, faults))
+    }
+
+    fn with_runner(config: EngineConfig, runner: FakeRunner) -> Self {
         config.validate().unwrap();
-        let runner = FakeRunner::with_faults(&config, VOCAB, faults);
         let log = Arc::clone(&runner.log);
         Self { core: Core::new(Box::new(runner), config, Arc::default()), log }
     }

@@ -25,12 +25,18 @@ prop_compose! {
         (seed, logprobs) in (any::<u64>(), prop::option::of(0usize..3)),
         repetition_penalty in prop_oneof![Just(1.0f32), Just(1.3f32)],
         (salt, ignore_eos, top_k) in (prop::option::weighted(0.2, "[ab]"), any::<bool>(), 0u32..5),
+        (min_tokens, stop, bad) in (0usize..4, prop::option::weighted(0.2, 0u32..24), 0u32..48),
         constraint in prop::option::of(prop::sample::select(super::constrained::constraints())),
     ) -> GenerateRequest {
         let mut tokens = prompt(kind, shared);
         tokens.extend(prompt(own_kind, own.max(1)));
+        // With a constraint, these could leave nothing to write.
+        let free = constraint.is_none();
         let params = SamplingParams {
             temperature, seed: Some(seed), logprobs, repetition_penalty, ignore_eos, top_k,
+            min_tokens: if free { min_tokens } else { 0 },
+            stop_token_ids: Vec::from_iter(stop),
+            bad_words: if free && bad < 24 { vec![vec![bad], vec![1, 2, bad]] } else { Vec::new() },
             ..params(max_tokens)
         };
         GenerateRequest { prompt: tokens, n, params, cache_salt: salt.map(Into::into), priority, constraint }
@@ -41,9 +47,16 @@ prop_compose! {
     fn any_config()(
         max_running in 1usize..6, extra in 0usize..40, num_blocks in 8usize..20,
         prefix_caching in any::<bool>(),
+        num_speculative_tokens in prop_oneof![Just(0usize), 1usize..7],
     ) -> EngineConfig {
-        let max_batched_tokens = max_running + extra;
-        EngineConfig { max_running, max_batched_tokens, num_blocks, prefix_caching, ..config() }
+        EngineConfig {
+            max_running,
+            max_batched_tokens: max_running + extra,
+            num_blocks,
+            prefix_caching,
+            num_speculative_tokens,
+            ..config()
+        }
     }
 }
 
@@ -56,7 +69,7 @@ fn any_act() -> impl Strategy<Value = Act> {
 }
 
 /// Every running sequence with one token to go gets it in the next step (and more where its
-/// constraint forces more), ends, is preempted, or waits for its mask.
+/// constraint forces more, or guesses come true), ends, is preempted, or waits for its mask.
 fn step_and_check_decode_rows(bench: &mut Bench) {
     let before = bench.core.scheduler.decoding();
     bench.step();
@@ -64,8 +77,9 @@ fn step_and_check_decode_rows(bench: &mut Bench) {
         if let Some(sequence) = bench.core.scheduler.get(rank) {
             let late = sequence.constrained.as_ref().is_some_and(|c| c.late_logits.is_some());
             assert!(late || sequence.output.len() > generated, "a decode row starved");
-            let forced = sequence.constrained.is_some();
-            assert!(forced || sequence.output.len() == generated + 1, "more than one token");
+            let more =
+                sequence.constrained.is_some() || bench.core.config.num_speculative_tokens > 0;
+            assert!(more || sequence.output.len() == generated + 1, "more than one token");
         }
     }
 }
@@ -74,8 +88,9 @@ proptest! {
     #[test]
     fn a_request_gets_the_same_in_any_company(
         config in any_config(), acts in prop::collection::vec(any_act(), 1..30), late: bool,
+        period in prop::option::of(3u64..24),
     ) {
-        let mut bench = Bench::new(config.clone());
+        let mut bench = speculation::bench(config.clone(), period);
         if late {
             // Most masks are not there in time then.
             bench.core.mask_patience = std::time::Duration::ZERO;
@@ -105,14 +120,16 @@ proptest! {
         prop_assert_eq!((stats.blocks_used, stats.running, stats.waiting), (0, 0, 0));
         prop_assert_eq!(stats.failed_steps, 0);
         // Roomy, cold and in one piece.
-        let roomy = EngineConfig { num_blocks: 100, max_batched_tokens: 200, ..config };
+        let roomy = EngineConfig {
+            num_blocks: 100, max_batched_tokens: 200, num_speculative_tokens: 0, ..config
+        };
         for (i, request) in requests.into_iter().enumerate() {
             let wanted = (0..request.n).filter_map(|k| Some((k, receivers.remove(&(i, k))?)));
             let wanted: Vec<_> = wanted.collect();
             if wanted.is_empty() {
                 continue;
             }
-            let alone = Bench::alone(&roomy, request);
+            let alone = speculation::alone(&roomy, period, request);
             for (choice, receiver) in wanted {
                 let answer = Answer::of(receiver);
                 prop_assert!(answer.finish.is_some());

@@ -18,7 +18,7 @@ use wharf_text::template::ChatTemplate;
 use wharf_text::tokenizer::Tokenizer;
 
 use super::{loading, model_source};
-use crate::cli::{EngineArgs, EngineOptions};
+use crate::cli::{EngineArgs, EngineOptions, SpeculativeMethod};
 use crate::shutdown::{Heed, Shutdown};
 
 /// Tokens that end an assistant's turn. Files often name one end-of-sequence token only, while the
@@ -136,6 +136,10 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
             max_model_len: plan.max_model_len,
             num_blocks: plan.num_blocks,
             prefix_caching: !options.no_prefix_caching,
+            num_speculative_tokens: match options.speculative_method {
+                SpeculativeMethod::Ngram => options.num_speculative_tokens.get(),
+                SpeculativeMethod::Off => 0,
+            },
             eos_token_ids,
         },
     )
