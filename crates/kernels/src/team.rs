@@ -365,7 +365,8 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
@@ -512,7 +513,8 @@ mod tests {
 
 /// Orders of the threads' steps, thousands of them: no region is lost, run twice or left waiting.
 /// `RUSTFLAGS="--cfg shuttle" cargo test -p wharf-kernels --lib team::schedules`
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
+#[cfg(shuttle)]
 mod schedules {
     use super::*;
 

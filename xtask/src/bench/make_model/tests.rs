@@ -19,6 +19,8 @@ const TINY_LLAMA: Shape = Shape {
 
 fn load(path: &Path) -> Model {
     let options = LoadOptions {
+        quantization: None,
+        max_model_len: None,
         isa: Isa::detect(),
         threads: NonZeroUsize::MIN,
         activations: Activations::F32,
