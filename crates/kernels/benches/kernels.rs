@@ -59,6 +59,7 @@ fn empty_regions(team: &Team) {
 }
 
 fn matrices(isa: Isa, team: &Team) {
+    println!("An asterisk: x is rounded, where the level has a kernel for that.");
     println!("{:16} {:>5} {:>5} {:>10} {:>8} {:>8}", "matrix", "", "m", "time", "GB/s", "GFLOP/s");
     let formats = [
         (Format::Q4_1, Activations::F32),
@@ -68,6 +69,7 @@ fn matrices(isa: Isa, team: &Team) {
         (Format::Q8_0, Activations::F32),
         (Format::Q8_0, Activations::Rounded),
         (Format::Bf16, Activations::F32),
+        (Format::Bf16, Activations::Rounded),
         (Format::F32, Activations::F32),
     ];
     for (rows, cols) in [(576, 576), (1536, 576), (576, 1536), (49152, 576), (256, 4096)] {
@@ -92,7 +94,7 @@ fn matrices(isa: Isa, team: &Team) {
                 let name = format!("{rows}x{cols}");
                 let what = match activations {
                     Activations::F32 => format!("{format:?}"),
-                    Activations::Rounded => format!("{format:?}·8"),
+                    Activations::Rounded => format!("{format:?}*"),
                 };
                 println!("{name:16} {what:6} {m:5} {time:>10.1?} {bytes:8.1} {flops:8.1}");
             }

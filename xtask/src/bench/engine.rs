@@ -55,7 +55,7 @@ pub(super) struct EngineArgs {
     /// Instructions for our engine [default: the best this CPU has]
     #[arg(long)]
     isa: Option<String>,
-    /// In what numbers our engine's activations meet quantised weights
+    /// In what numbers our engine's activations meet weights
     #[arg(long, default_value = "auto")]
     activations: String,
     /// Times that each cell is measured; medians are shown

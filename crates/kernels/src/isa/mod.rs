@@ -7,7 +7,8 @@
 //! buffers (`buffer`), the region's closure (`team`), and outputs that tasks write in parts.
 //!
 //! Must not: choose an algorithm. All levels run the same operations in the same order and give the
-//! same bits; they differ in tile sizes only.
+//! same bits; they differ in tile sizes only. AMX alone is no such level of vectors but a unit with an
+//! order of its own: its kernels are written apart (`matmul/bfloat_rows.rs`).
 
 #[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "no_amx.rs")]
 mod amx;
