@@ -51,13 +51,7 @@ fn load(path: &Path, threads: usize, activations: Activations) -> Outcome<Model>
     let threads = NonZeroUsize::new(threads).ok_or("no threads")?;
     Ok(Model::load(
         path,
-        &LoadOptions {
-            isa: Isa::detect(),
-            threads,
-            activations,
-            quantization: None,
-            max_model_len: None,
-        },
+        &LoadOptions { activations, ..LoadOptions::exact(Isa::detect(), threads) },
     )?)
 }
 

@@ -10,9 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wharf_model::{
-    Activations, BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model,
-};
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model};
 
 /// Tokens to generate.
 const TOKENS: usize = 64;
@@ -25,13 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("give at least one token id".into());
     }
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let options = LoadOptions {
-        isa: Isa::detect(),
-        threads,
-        activations: Activations::F32,
-        quantization: None,
-        max_model_len: None,
-    };
+    let options = LoadOptions::exact(Isa::detect(), threads);
 
     let begun = Instant::now();
     let mut model = Model::load(Path::new(&path), &options)?;

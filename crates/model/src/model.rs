@@ -41,6 +41,14 @@ pub struct LoadOptions {
     pub max_model_len: Option<usize>,
 }
 
+impl LoadOptions {
+    /// Everything as it is stored, and nothing rounded: what transformers computes in 32 bits.
+    pub fn exact(isa: Isa, threads: NonZeroUsize) -> Self {
+        let activations = Activations::F32;
+        Self { isa, threads, activations, quantization: None, max_model_len: None }
+    }
+}
+
 /// A loaded model: weights, its paged KV cache, its threads and its scratch memory.
 pub struct Model {
     info: ModelInfo,

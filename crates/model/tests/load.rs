@@ -13,8 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wharf_model::{
-    Activations, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError,
-    TokenizerSource,
+    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, TokenizerSource,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -23,16 +22,7 @@ fn golden(name: &str) -> PathBuf {
 
 fn load(path: &Path) -> Result<Model, ModelError> {
     let threads = NonZeroUsize::new(2).unwrap();
-    Model::load(
-        path,
-        &LoadOptions {
-            isa: Isa::detect(),
-            threads,
-            activations: Activations::F32,
-            quantization: None,
-            max_model_len: None,
-        },
-    )
+    Model::load(path, &LoadOptions::exact(Isa::detect(), threads))
 }
 
 /// A copy of a golden checkpoint, to be changed.

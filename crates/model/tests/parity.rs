@@ -16,9 +16,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use wharf_model::{
-    Activations, BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, Level, LoadOptions, Model,
-};
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, Level, LoadOptions, Model};
 
 /// Largest |logit difference| to transformers.
 const TOLERANCE: f32 = 1e-3;
@@ -158,13 +156,7 @@ fn check(folder: &Path, isa: Isa, failures: &mut Vec<String>) -> Outcome<(String
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
     let mut model = Model::load(
         &folder.join(&golden.model),
-        &LoadOptions {
-            isa,
-            threads,
-            activations: Activations::F32,
-            quantization: None,
-            max_model_len: golden.max_model_len,
-        },
+        &LoadOptions { max_model_len: golden.max_model_len, ..LoadOptions::exact(isa, threads) },
     )?;
     let label = format!("{} at {:?}", golden.name, isa.level());
     if model.info().architecture != golden.architecture

@@ -106,17 +106,8 @@ fn half_precision_keys_and_values_change_little() {
 
 fn load(path: &Path, way: Way, activations: Activations) -> Model {
     let threads = NonZeroUsize::new(way.threads).unwrap();
-    Model::load(
-        path,
-        &LoadOptions {
-            isa: Isa::detect(),
-            threads,
-            activations,
-            quantization: None,
-            max_model_len: None,
-        },
-    )
-    .unwrap()
+    Model::load(path, &LoadOptions { activations, ..LoadOptions::exact(Isa::detect(), threads) })
+        .unwrap()
 }
 
 fn texts(golden: &Path) -> Vec<Vec<u32>> {

@@ -155,13 +155,7 @@ fn loss(
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
     let mut model = Model::load(
         model,
-        &LoadOptions {
-            isa: Isa::detect(),
-            threads,
-            activations,
-            quantization,
-            max_model_len: None,
-        },
+        &LoadOptions { activations, quantization, ..LoadOptions::exact(Isa::detect(), threads) },
     )?;
     let (mut sum, mut count) = (0.0, 0);
     for case in &golden.cases {
@@ -177,16 +171,7 @@ fn loss(
 fn largest_difference(model: &Path, golden: &Path) -> Outcome<f32> {
     let golden: Golden = serde_json::from_slice(&fs::read(golden)?)?;
     let threads = NonZeroUsize::new(2).ok_or("no threads")?;
-    let mut model = Model::load(
-        model,
-        &LoadOptions {
-            isa: Isa::detect(),
-            threads,
-            activations: Activations::F32,
-            quantization: None,
-            max_model_len: None,
-        },
-    )?;
+    let mut model = Model::load(model, &LoadOptions::exact(Isa::detect(), threads))?;
     let mut largest: f32 = 0.0;
     for (index, case) in golden.cases.iter().enumerate() {
         let logprobs = all_logprobs(&mut model, case)?;

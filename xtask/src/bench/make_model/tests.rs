@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::ValueEnum;
-use wharf_model::{Activations, Isa, LoadOptions, Model, TokenizerSource};
+use wharf_model::{Isa, LoadOptions, Model, TokenizerSource};
 
 use super::*;
 use crate::bench::shape::{Family, LLAMA_3_2_1B, TINY};
@@ -18,13 +18,7 @@ const TINY_LLAMA: Shape = Shape {
 };
 
 fn load(path: &Path) -> Model {
-    let options = LoadOptions {
-        quantization: None,
-        max_model_len: None,
-        isa: Isa::detect(),
-        threads: NonZeroUsize::MIN,
-        activations: Activations::F32,
-    };
+    let options = LoadOptions::exact(Isa::detect(), NonZeroUsize::MIN);
     Model::load(path, &options).unwrap()
 }
 
