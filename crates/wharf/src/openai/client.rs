@@ -193,7 +193,19 @@ impl Client {
             Some(key) => request.bearer_auth(key),
             None => request,
         };
-        let response = request.send().await.map_err(|e| RequestError::from_reqwest(&e))?;
+        // A server may close a connection after an answer without a word (llama.cpp's does after a
+        // stream, having promised to keep it), and a request may cross that on its way: it is sent
+        // again, once, on a new one.
+        let again = request.try_clone();
+        let response = match (request.send().await, again) {
+            (Err(error), Some(again))
+                if error.is_request() && !error.is_connect() && !error.is_timeout() =>
+            {
+                again.send().await
+            }
+            (sent, _) => sent,
+        };
+        let response = response.map_err(|e| RequestError::from_reqwest(&e))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -317,5 +329,35 @@ mod tests {
         )
         .unwrap();
         assert!(chunk.choices[0].delta.content.is_none() && chunk.usage.is_none());
+    }
+
+    /// Answers one request on each of two connections, and closes the first only when a second request
+    /// has come on it.
+    fn serve_and_close(listener: &std::net::TcpListener) {
+        use std::io::{BufRead, BufReader, Write};
+        for is_last in [false, true] {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+            let mut read_head = || while lines.next().is_some_and(|line| line.unwrap() != "") {};
+            read_head();
+            let body = r#"{"data": [{"id": "m"}]}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length";
+            socket.write_all(format!("{head}: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+            if !is_last {
+                read_head();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_crosses_the_end_of_its_connection_is_sent_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || serve_and_close(&listener));
+        let client = Client::new(&url, None, None).unwrap();
+        for _ in 0..2 {
+            assert_eq!(client.first_model().await.unwrap(), "m");
+        }
+        server.join().unwrap();
     }
 }
