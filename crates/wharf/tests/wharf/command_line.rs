@@ -16,12 +16,13 @@ fn help_is_for_newcomers() {
         Usage: wharf [OPTIONS] <COMMAND>
 
         Commands:
-          serve   Serve a model at its own URL, behind a gateway that keeps it running (the default)
-          engine  Serve one model alone, without the gateway
-          pull    Fetch a model and print where it is
-          chat    Talk to a model in the terminal
-          bench   Measure how fast a server answers, any that speaks the OpenAI API
-          help    Print this message or the help of the given subcommand(s)
+          serve       Serve a model at its own URL, behind a gateway that keeps it running (the default)
+          engine      Serve one model alone, without the gateway
+          pull        Fetch a model and print where it is
+          chat        Talk to a model in the terminal
+          bench       Measure how fast a server answers, any that speaks the OpenAI API
+          perplexity  Measure how well a model predicts a text: what a format or a setting costs
+          help        Print this message or the help of the given subcommand(s)
 
         Options:
           -h, --help
