@@ -1,6 +1,6 @@
 //! The real binary's command line: help, precedence of settings, and errors that say what to do.
 
-use crate::program::{Wharf, output};
+use crate::program::{Wharf, checkpoint, output};
 
 #[test]
 fn help_is_for_newcomers() {
@@ -61,7 +61,7 @@ fn help_is_for_newcomers() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["serve", "engine", "pull", "chat", "bench"] {
+    for command in ["serve", "engine", "pull", "chat", "bench", "perplexity"] {
         let (status, out, _) = output(Wharf::command().args([command, "--help"]));
         assert!(status.success() && out.contains("Usage: wharf"), "{command}: {out}");
     }
@@ -186,4 +186,32 @@ fn an_interrupted_pull_ends_pip_and_leaves_nothing() {
         assert!(began.elapsed() < crate::program::PATIENCE, "pip goes on");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+#[test]
+fn perplexity_is_that_of_the_windows_second_halves() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "The boat leaves the harbour when the tide is high. ".repeat(20))
+        .unwrap();
+    let run = |flags: &[&str]| {
+        let mut command = Wharf::command();
+        command.args(["perplexity", "--model"]).arg(checkpoint("qwen3")).args(flags).arg(&text);
+        output(&mut command)
+    };
+    let (status, out, err) = run(&["--window", "32"]);
+    assert!(status.success(), "{err}");
+    // perplexity 320.0 +- 1.0 (N tokens counted of M, ...
+    let numbers: Vec<f64> =
+        out.split([' ', '(', ',']).filter_map(|word| word.parse().ok()).collect();
+    let [perplexity, error, counted, of] = numbers[..4] else { panic!("{out}") };
+    // Of random weights: worse than an even guess among the 320 tokens.
+    assert!(perplexity > 320.0 && perplexity.is_finite() && error > 0.0, "{out}");
+    assert!(counted > 0.0 && counted / of == 15.0 / 32.0, "{out}");
+
+    let (status, _, err) = run(&["--window", "4096"]);
+    assert!(!status.success() && err.contains("fewer than one --window of 4096"), "{err}");
+    std::fs::write(&text, "tide ".repeat(1000)).unwrap();
+    let (status, _, err) = run(&["--window", "300"]);
+    assert!(!status.success() && err.contains("longer than the model's context of 256"), "{err}");
 }
