@@ -84,6 +84,9 @@ impl Contest {
         command.arg("engine").arg("--model").arg(&subject.file).args(["--port", &port.to_string()]);
         command.args(["--threads", &self.threads.to_string()]);
         command.args(["--activations", &self.activations]);
+        // Answers of random weights, and to random words, repeat themselves: guesses would come true
+        // more often than on any text that somebody wants.
+        command.args(["--speculative-method", "off"]);
         command.args(["--max-num-seqs", &room.slots.to_string()]);
         command.args(["--max-model-len", &room.context.to_string()]);
         if let Some(isa) = &self.isa {
