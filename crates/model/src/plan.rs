@@ -102,8 +102,14 @@ pub(crate) fn build(
     let layers = layers.map(|(number, layer)| packer.layer(layer, config, number));
     let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
     let final_norm = packer.norm(&plan.final_norm);
-    if let (Some(to), Some(error)) = (options.quantization, packer.lost.get().relative()) {
-        tracing::info!("quantised to {to:?}: relative error of the weights {error:.4} (RMS)");
+    match (options.quantization, packer.lost.get().relative()) {
+        (None, _) => {}
+        (Some(to), Some(error)) => {
+            tracing::info!("quantised to {to:?}: relative error of the weights {error:.4} (RMS)");
+        }
+        (Some(to), None) => {
+            tracing::warn!("nothing is quantised to {to:?}: no weights have more bits");
+        }
     }
     let embedding = &plan.embedding;
     let (number, start, format) = (embedding.file, embedding.start, embedding.info.format);

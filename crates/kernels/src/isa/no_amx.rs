@@ -1,9 +1,9 @@
-//! Where there is no AMX: types without a value, so that the code for it need not be left out.
+//! Where there is no AMX: types of which no value is made, so that the code for it need not be left out.
 
 use super::{LANES, TILE_ROWS};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Amx {}
+pub(crate) struct Amx(());
 
 impl Amx {
     pub(crate) fn detect() -> Option<Self> {
@@ -13,19 +13,19 @@ impl Amx {
     /// # Safety
     /// Cannot be called.
     pub(crate) unsafe fn byte_tiles(self, _: usize) -> ByteTiles {
-        match self {}
+        unreachable!("`detect` gives none")
     }
 
     /// # Safety
     /// Cannot be called.
     pub(crate) unsafe fn bfloat_tiles(self, _: usize) -> BfloatTiles {
-        match self {}
+        unreachable!("`detect` gives none")
     }
 }
 
 pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
 
-pub(crate) enum BfloatTiles {}
+pub(crate) struct BfloatTiles(());
 
 impl BfloatTiles {
     pub(crate) fn multiply_two(
@@ -34,7 +34,7 @@ impl BfloatTiles {
         _: [&[[u32; LANES]]; 2],
         _: &mut [PairOfSums; 2],
     ) {
-        match *self {}
+        unreachable!("there is no `Amx` to make one")
     }
 
     pub(crate) fn multiply_one(
@@ -43,11 +43,11 @@ impl BfloatTiles {
         _: [&[[u32; LANES]]; 2],
         _: &mut PairOfSums,
     ) {
-        match *self {}
+        unreachable!("there is no `Amx` to make one")
     }
 }
 
-pub(crate) enum ByteTiles {}
+pub(crate) struct ByteTiles(());
 
 impl ByteTiles {
     pub(crate) fn multiply(
@@ -58,6 +58,6 @@ impl ByteTiles {
         _: &[[u32; LANES]],
         _: &mut [[i32; LANES]; TILE_ROWS],
     ) {
-        match *self {}
+        unreachable!("there is no `Amx` to make one")
     }
 }
