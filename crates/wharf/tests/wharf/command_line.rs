@@ -209,6 +209,19 @@ fn perplexity_is_that_of_the_windows_second_halves() {
     assert!(perplexity > 320.0 && perplexity.is_finite() && error > 0.0, "{out}");
     assert!(counted > 0.0 && counted / of == 15.0 / 32.0, "{out}");
 
+    // Settings reach the model.
+    let of = |flags: &[&str]| {
+        let (status, out, err) = run(&[&["--window", "32"], flags].concat());
+        assert!(status.success(), "{err}");
+        out.split(' ').nth(1).unwrap().to_owned()
+    };
+    let all = [&[][..], &["--quantize", "int8"], &["--quantize", "int4"]].map(of);
+    assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2], "{all:?}");
+    assert_ne!(of(&["--quantize", "int4", "--activations", "f32"]), all[2]);
+    let flags = ["--quantize", "int4", "--log-level", "info"];
+    let (_, _, err) = run(&[&["--window", "32"], &flags[..]].concat());
+    assert!(err.contains("quantised to Int4: relative error of the weights 0.0"), "{err}");
+
     let (status, _, err) = run(&["--window", "4096"]);
     assert!(!status.success() && err.contains("fewer than one --window of 4096"), "{err}");
     std::fs::write(&text, "tide ".repeat(1000)).unwrap();
