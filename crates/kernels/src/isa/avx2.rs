@@ -189,6 +189,22 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_bytes(self, v: V, to: &mut [u32; 4]) {
+        proven!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1));
+            // Packing goes by halves of the registers: lanes 0-3, 8-11, 4-7, 12-15.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+            let bytes = _mm_shuffle_epi8(_mm_packs_epi16(low, high), order);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        });
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, line: *const T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+    #[inline(always)]
     fn dot_nibbles<const M: usize>(self, codes: &[[u32; LANES]; 4], x: &[[u32; 8]; M]) -> [V; M] {
         let mut out = [self.splat(0.0); M];
         // Half of the lanes after the other: the eight vectors of bytes fill half of the registers.
@@ -198,6 +214,39 @@ impl Simd for Avx2 {
             out[m] = (low[m], high[m]);
         }
         out
+    }
+    #[inline(always)]
+    fn dot_small_bytes<const M: usize>(
+        self,
+        codes: &[[u32; LANES]],
+        x: &[[u32; 8]; M],
+        _: &[[i32; 2]; M],
+    ) -> [V; M] {
+        proven!({
+            // In 16 bits, as in `half_dot_nibbles`. Six rows fill twelve registers; two more hold
+            // the codes, one x. The compiler doesn't know that there are eight words: it would
+            // unroll the loop, load all of them first, and have no registers left.
+            let mut sums = [(_mm256_setzero_si256(), _mm256_setzero_si256()); M];
+            for (i, code) in codes.iter().enumerate() {
+                let p = code.as_ptr();
+                let low = _mm256_loadu_si256(p.cast());
+                let high = _mm256_loadu_si256(p.add(8).cast());
+                for m in 0..M {
+                    let x = _mm256_set1_epi32(x[m][i % 8].cast_signed());
+                    sums[m].0 = _mm256_add_epi16(sums[m].0, _mm256_maddubs_epi16(low, x));
+                    sums[m].1 = _mm256_add_epi16(sums[m].1, _mm256_maddubs_epi16(high, x));
+                }
+            }
+            let ones = _mm256_set1_epi16(1);
+            let mut out = [self.splat(0.0); M];
+            for m in 0..M {
+                out[m] = (
+                    _mm256_cvtepi32_ps(_mm256_madd_epi16(sums[m].0, ones)),
+                    _mm256_cvtepi32_ps(_mm256_madd_epi16(sums[m].1, ones)),
+                );
+            }
+            out
+        })
     }
     #[inline(always)]
     fn dot_bytes<const M: usize, const W: usize>(

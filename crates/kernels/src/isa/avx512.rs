@@ -109,6 +109,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
+    fn store_bytes(self, v: __m512, to: &mut [u32; 4]) {
+        proven!({
+            let order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_shuffle_epi8(bytes, order));
+        });
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, line: *const T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+    #[inline(always)]
     fn dot_nibbles<const M: usize>(
         self,
         codes: &[[u32; LANES]; 4],

@@ -88,6 +88,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn store_bytes(self, v: V, to: &mut [u32; 4]) {
+        *to = std::array::from_fn(|i| {
+            let first = i / 2 * 8 + i % 2;
+            let byte = |j| v[first + 2 * j] as i8 as u8;
+            u32::from_le_bytes(std::array::from_fn(byte))
+        });
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, _: *const T) {}
+    #[inline(always)]
     fn dot_nibbles<const M: usize>(self, codes: &[[u32; LANES]; 4], x: &[[u32; 8]; M]) -> [V; M] {
         const NIBBLES: u32 = 0x0f0f_0f0f;
         let split = |word: usize, lane: usize| match word % 2 {

@@ -42,6 +42,11 @@ pub(crate) trait Simd: Copy {
     /// The lowest byte of each word as a signed number; the words move on by eight bits.
     fn next_byte(self, words: &mut Self::W) -> Self::V;
 
+    /// Whole numbers from -127 to 127 as bytes: of each eight lanes the even ones, then the odd ones.
+    fn store_bytes(self, v: Self::V, to: &mut [u32; 4]);
+    /// Asks for a line of memory that is read soon. A hint: `line` may be anywhere.
+    fn prefetch<T>(self, line: *const T);
+
     /// Σ code · x over 32 k, of 16 features and `M` rows; exact. `codes`: a word holds eight k of a
     /// feature, four unsigned bits each, lowest first. `x`: for each eight k, the signed bytes of
     /// the even ones, then of the odd ones; none is -128.
@@ -60,6 +65,16 @@ pub(crate) trait Simd: Copy {
         sums: &[[i32; 2]; M],
         first: usize,
     ) -> [Self::V; M];
+    /// [`Simd::dot_bytes`] of codes from 0 to 15, `[8]`.
+    #[inline(always)]
+    fn dot_small_bytes<const M: usize>(
+        self,
+        codes: &[[u32; LANES]],
+        x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
+    ) -> [Self::V; M] {
+        self.dot_bytes::<M, 8>(&codes.as_chunks().0[0], x, sums, 0)
+    }
 
     /// `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;

@@ -247,6 +247,8 @@ pub(super) trait Code: Sync + 'static {
     fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> Self::Raw<S>;
     /// The next k.
     fn next<S: Simd>(s: S, raw: &mut Self::Raw<S>) -> S::V;
+    /// Whether the codes are smaller than bytes.
+    const SMALL: bool;
     /// Words as words of bytes, `[cols / 4]`; in `space`, if they are not that already.
     fn bytes<'a>(
         isa: Isa,
@@ -276,14 +278,20 @@ impl Kernel for SplitNibbles<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         const NIBBLES: u32 = 0x0f0f_0f0f;
-        for (words, [even, odd]) in self.words.iter().zip(self.bytes) {
+        for i in 0..self.words.len() {
+            let words = self.words[i];
+            let [mut even, mut odd] = [[0; LANES]; 2];
             for lane in 0..LANES {
                 even[lane] = words[lane] & NIBBLES;
                 odd[lane] = words[lane] >> 4 & NIBBLES;
             }
+            self.bytes[i] = [even, odd];
         }
     }
 }
+
+/// How far ahead of the codes that are multiplied memory is asked for.
+const PREFETCH_LINES: usize = 32;
 
 /// k of a step of codes.
 pub(super) const CODE_STEP: usize = 8;
@@ -297,6 +305,7 @@ fn sized<const W: usize>(words: &[Lanes<u32>]) -> &[Lanes<u32>; W] {
 pub(super) struct Int4;
 impl Code for Int4 {
     const WORDS: usize = 1;
+    const SMALL: bool = true;
     type Raw<S: Simd> = S::W;
     #[inline(always)]
     fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> S::W {
@@ -330,6 +339,7 @@ impl Code for Int4 {
 pub(super) struct Int8;
 impl Code for Int8 {
     const WORDS: usize = 2;
+    const SMALL: bool = false;
     type Raw<S: Simd> = [S::W; 2];
     #[inline(always)]
     fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> [S::W; 2] {
@@ -439,7 +449,32 @@ impl<'a, C: Code> CodePanel<'a, C> {
     ) -> [S::V; M] {
         let words = self.group / CODE_STEP * C::WORDS;
         let codes = &self.codes[index * words..(index + 1) * words];
+        for word in 0..words {
+            s.prefetch(codes.as_ptr().wrapping_add(PREFETCH_LINES + word));
+        }
         C::dot(s, codes, x, sums, index * self.group / 4 % 8)
+    }
+
+    /// Asks for what the next panel has where this one has group `index`.
+    #[inline(always)]
+    pub(super) fn prefetch_next<S: Simd>(&self, s: S, index: usize) {
+        let words = self.group / CODE_STEP * C::WORDS;
+        for word in index * words..(index + 1) * words {
+            s.prefetch(self.codes.as_ptr().wrapping_add(self.codes.len() + word));
+        }
+    }
+
+    /// [`CodePanel::dot`] of small codes in groups of 32, of which `bytes` are [`CodePanel::bytes`].
+    #[inline(always)]
+    pub(super) fn dot_small_bytes<S: Simd, const M: usize>(
+        &self,
+        s: S,
+        bytes: &[Lanes<u32>],
+        index: usize,
+        x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
+    ) -> [S::V; M] {
+        s.dot_small_bytes(&bytes[index * self.group / 4..(index + 1) * self.group / 4], x, sums)
     }
 }
 

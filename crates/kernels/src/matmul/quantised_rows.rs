@@ -18,7 +18,6 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     Call, Weights,
-    pack::even_and_odd,
     panel::{Code, CodePanel, CodePanels, Panel, Panels},
     store,
     tiles::Tiles,
@@ -48,6 +47,15 @@ fn tile_rows(isa: Isa) -> usize {
     match isa.level() {
         Level::Avx2 | Level::Portable => 6,
         _ => 8,
+    }
+}
+
+/// Tiles of rows from which on unpacking a panel's small codes to bytes pays. On AVX2 they would not
+/// stay in registers from one row to the next; AVX-512 has registers enough.
+fn fewest_tiles_to_unpack_for(isa: Isa) -> usize {
+    match isa.level() {
+        Level::Avx2 => 2,
+        _ => usize::MAX,
     }
 }
 
@@ -84,6 +92,8 @@ impl Layout {
 thread_local! {
     /// Kept from call to call by the thread that calls.
     static ROWS: RefCell<Rows> = const { RefCell::new(Rows::new()) };
+    /// A panel's codes as bytes, `[cols / 4][16]`; kept for its memory.
+    static BYTES: RefCell<Vec<[u32; LANES]>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Quantised rows, in tiles: what a pass over a panel reads of its rows lies in one piece, in order.
@@ -182,7 +192,7 @@ impl Kernel for Quantise<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // The bits of 1.5 · 2²³ + n end with n: adding it rounds to a whole number.
+        // Of numbers as large as 1.5 · 2²³ only the whole ones are there: adding it rounds.
         let magic = s.splat(12_582_912.0);
         let zero = s.splat(0.0);
         let mut faults = zero; // 0, or NaN
@@ -200,24 +210,13 @@ impl Kernel for Quantise<'_> {
             if per_unit.is_infinite() {
                 (per_unit, scale) = (0.0, 0.0);
             }
-            let mut rounded = [0.0; GROUP];
             let per_unit = s.splat(per_unit);
-            let (low, high) = rounded.split_at_mut(LANES);
-            if let (Some(low), Some(high)) = (low.as_mut_array(), high.as_mut_array()) {
-                s.store(s.mul_add(a, per_unit, magic), low);
-                s.store(s.mul_add(b, per_unit, magic), high);
-            }
-            let mut halves = [0; 2];
-            let mut bytes = [0u8; GROUP];
-            for i in 0..GROUP {
-                bytes[i] = rounded[i].to_bits() as u8;
-                halves[2 * i / GROUP] += i32::from(bytes[i].cast_signed());
-            }
-            for i in 0..GROUP / 8 {
-                let [even, odd] = even_and_odd(bytes.as_chunks::<8>().0[i]);
-                self.codes[at][2 * i] = even;
-                self.codes[at][2 * i + 1] = odd;
-            }
+            let a = s.sub(s.mul_add(a, per_unit, magic), magic);
+            let b = s.sub(s.mul_add(b, per_unit, magic), magic);
+            let codes = self.codes[at].as_chunks_mut::<4>().0;
+            s.store_bytes(a, &mut codes[0]);
+            s.store_bytes(b, &mut codes[1]);
+            let halves = [sum_lanes(s, a) as i32, sum_lanes(s, b) as i32]; // exact
             self.halves[at] = halves;
             self.scales[at] = scale;
             self.sums[at] = scale * (halves[0] + halves[1]) as f32;
@@ -301,14 +300,20 @@ struct Task<'a, C: Code> {
 
 impl<C: Code> Task<'_, C> {
     fn run(&self) {
-        for index in self.indices.clone() {
-            let panel = self.panels.panel(index);
-            for tile in self.tiles.clone() {
-                let (first, count) = self.layout.tiles.of(tile);
-                let rows = self.rows.tile(self.layout.place(tile));
-                Pass { call: self.call, first, index, panel, rows }.run(count);
+        let unpacks = C::SMALL && self.tiles.len() >= fewest_tiles_to_unpack_for(self.call.isa);
+        BYTES.with_borrow_mut(|bytes| {
+            for index in self.indices.clone() {
+                let panel = self.panels.panel(index);
+                let unpacked = unpacks.then(|| panel.bytes(self.call.isa, bytes));
+                for tile in self.tiles.clone() {
+                    let (first, count) = self.layout.tiles.of(tile);
+                    let rows = self.rows.tile(self.layout.place(tile));
+                    let is_first = tile == self.tiles.start;
+                    let call = self.call;
+                    Pass { call, first, index, panel, unpacked, rows, is_first }.run(count);
+                }
             }
-        }
+        });
     }
 }
 
@@ -320,7 +325,11 @@ struct Pass<'a, C: Code> {
     /// The panel's number.
     index: usize,
     panel: CodePanel<'a, C>,
+    /// Its codes as bytes, `[cols / 4][16]`.
+    unpacked: Option<&'a [[u32; LANES]]>,
     rows: TileRows<'a>,
+    /// Whether it is the panel's first tile.
+    is_first: bool,
 }
 
 impl<C: Code> Pass<'_, C> {
@@ -339,42 +348,74 @@ impl<C: Code> Pass<'_, C> {
     }
 
     fn multiply<const M: usize>(&self) {
-        let product = Product::<C, M> {
+        match self.unpacked {
+            Some(bytes) => self.multiply_by::<M, true>(bytes),
+            None => self.multiply_by::<M, false>(&[]),
+        }
+    }
+
+    fn multiply_by<const M: usize, const UNPACKED: bool>(&self, bytes: &[[u32; LANES]]) {
+        let product = Product::<C, M, UNPACKED> {
             panel: self.panel,
+            bytes,
+            fetches: UNPACKED && self.is_first,
+            outputs: std::array::from_fn(|m| self.output(m).as_ptr()),
             codes: self.rows.codes.as_chunks().0,
             halves: self.rows.halves.as_chunks().0,
             scales: self.rows.scales.as_chunks().0,
             sums: self.rows.sums.as_chunks().0,
         };
         for (m, lanes) in self.call.isa.dispatch(product).iter().enumerate() {
-            // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
-            store(lanes, unsafe { self.call.output(self.first + m, self.index) });
+            store(lanes, self.output(m));
         }
+    }
+
+    /// Where row `m` of the tile puts what comes of the panel.
+    fn output(&self, m: usize) -> &mut [f32] {
+        // SAFETY: a panel and a block of rows are one task's, and no two tasks share both; the task
+        // holds one of these at a time.
+        unsafe { self.call.output(self.first + m, self.index) }
     }
 }
 
-struct Product<'a, C: Code, const M: usize> {
+struct Product<'a, C: Code, const M: usize, const UNPACKED: bool> {
     panel: CodePanel<'a, C>,
+    /// The panel's codes as bytes, `[cols / 4][16]`, if `UNPACKED`.
+    bytes: &'a [[u32; LANES]],
+    /// Whether to ask for the next panel meanwhile: unpacking it would do nothing but wait for memory.
+    fetches: bool,
+    /// Where the sums will be stored.
+    outputs: [*const f32; M],
     codes: &'a [[[u32; 8]; M]],  // [groups]
     halves: &'a [[[i32; 2]; M]], // [groups]
     scales: &'a [[f32; M]],      // [groups]
     sums: &'a [[f32; M]],        // [groups]
 }
 
-impl<C: Code, const M: usize> Kernel for Product<'_, C, M> {
+impl<C: Code, const M: usize, const UNPACKED: bool> Kernel for Product<'_, C, M, UNPACKED> {
     type Output = [[f32; LANES]; M];
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {
+        for m in 0..M {
+            s.prefetch(self.outputs[m]);
+        }
         let mut acc = [s.splat(0.0); M];
         // Groups of the panel in one of the rows'.
         let parts = GROUP / self.panel.group_len();
         let minima = self.panel.has_minima();
         for g in 0..self.codes.len() {
             let (scales, sums) = (&self.scales[g], &self.sums[g]);
+            if self.fetches {
+                self.panel.prefetch_next(s, g);
+            }
             for part in 0..parts {
+                let (codes, halves) = (&self.codes[g], &self.halves[g]);
                 let (scale, min) = self.panel.params(s, g * parts + part);
-                let dots = self.panel.dot(s, g * parts + part, &self.codes[g], &self.halves[g]);
+                let dots = match UNPACKED {
+                    true => self.panel.dot_small_bytes(s, self.bytes, g, codes, halves),
+                    false => self.panel.dot(s, g * parts + part, codes, halves),
+                };
                 for m in 0..M {
                     acc[m] = s.mul_add(dots[m], s.mul(scale, s.splat(scales[m])), acc[m]);
                 }

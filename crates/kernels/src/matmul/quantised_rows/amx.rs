@@ -2,9 +2,7 @@
 //! back to the vector registers after every group, to be scaled there: that, not the tiles, is what
 //! bounds it (about 40 cycles a group by the instructions' throughputs, of which the tiles take 16).
 
-use std::cell::RefCell;
-
-use super::{GROUP, Task};
+use super::{BYTES, GROUP, Task};
 use crate::{
     isa::{Amx, ByteTiles, Kernel, LANES, Simd, TILE_ROWS},
     matmul::{
@@ -12,11 +10,6 @@ use crate::{
         store,
     },
 };
-
-thread_local! {
-    /// A panel's codes as bytes, `[cols / 4][16]`, where they are smaller; kept for its memory.
-    static BYTES: RefCell<Vec<[u32; LANES]>> = const { RefCell::new(Vec::new()) };
-}
 
 impl<C: Code> Task<'_, C> {
     /// [`Task::run`] with tiles.
