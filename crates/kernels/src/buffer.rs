@@ -54,6 +54,30 @@ impl<T: Plain> Buffer<T> {
         Self { bytes, offset, len, of: PhantomData }
     }
 
+    /// [`Buffer::zeroed`], which will all be written, and then read over and over: of pages as large as
+    /// the system has, if it grants them (Linux' transparent huge pages).
+    ///
+    /// # Panics
+    /// As [`Buffer::zeroed`].
+    pub(crate) fn in_huge_pages(len: usize) -> Self {
+        let buffer = Self::zeroed(len);
+        #[cfg(target_os = "linux")]
+        {
+            const PAGE: usize = 4096;
+            let skip = buffer.bytes.as_ptr().align_offset(PAGE);
+            let size = buffer.bytes.len().saturating_sub(skip) / PAGE * PAGE;
+            let start = buffer.bytes.as_ptr().wrapping_add(skip).cast_mut();
+            if size > 0 {
+                // SAFETY: the range is within `bytes`, of which only we know, and the advice changes
+                // nothing that it holds. A refusal is no error: small pages do.
+                let _ = unsafe {
+                    rustix::mm::madvise(start.cast(), size, rustix::mm::Advice::LinuxHugepage)
+                };
+            }
+        }
+        buffer
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.len * size_of::<T>()
@@ -88,8 +112,11 @@ mod tests {
 
     #[test]
     fn starts_on_a_line_and_is_zero() {
-        for len in [0, 1, 7, 1000] {
-            let mut buffer = Buffer::<[f32; 16]>::zeroed(len);
+        let ways = [Buffer::<[f32; 16]>::zeroed, Buffer::in_huge_pages];
+        for (len, way) in
+            [0, 1, 7, 1000, 100_000].into_iter().flat_map(|len| ways.map(|way| (len, way)))
+        {
+            let mut buffer = way(len);
             assert_eq!(buffer.as_ptr() as usize % LINE, 0);
             assert_eq!(buffer.len(), len);
             assert!(buffer.iter().flatten().all(|&x| x == 0.0));

@@ -88,7 +88,7 @@ impl Source<'_> {
         team: &Team,
         read: fn([u8; N]) -> T,
     ) -> Buffer<[T; LANES]> {
-        let mut data = Buffer::zeroed(self.panels() * self.cols);
+        let mut data = Buffer::in_huge_pages(self.panels() * self.cols);
         team.run_chunks(&mut data, self.cols.max(1), &|panel, out: &mut [[T; LANES]], _| {
             for (lane, bytes) in self.rows_of(panel) {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
@@ -102,7 +102,7 @@ impl Source<'_> {
     /// `[panels][cols / 2]` words of two numbers of two bytes; `cols` is even.
     fn pairs(&self, team: &Team) -> Buffer<[u32; LANES]> {
         let words = self.cols / 2;
-        let mut data = Buffer::zeroed(self.panels() * words);
+        let mut data = Buffer::in_huge_pages(self.panels() * words);
         team.run_chunks(&mut data, words.max(1), &|panel, out: &mut [[u32; LANES]], _| {
             for (lane, bytes) in self.rows_of(panel) {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -207,7 +207,7 @@ impl<C: Code> CodePanels<C> {
             Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => Minima::Each(factors()),
             _ => Minima::Zero,
         };
-        let codes = Buffer::zeroed(panels * (cols / CODE_STEP) * C::WORDS);
+        let codes = Buffer::in_huge_pages(panels * (cols / CODE_STEP) * C::WORDS);
         Self { codes, scales: factors(), minima, cols, group, code: PhantomData }
     }
 }
@@ -216,8 +216,8 @@ impl Factors {
     /// `per_block` groups in a block, which share a unit.
     fn zeroed(per_block: usize, panels: usize, groups: usize) -> Self {
         Self {
-            units: Buffer::zeroed(panels * (groups / per_block)),
-            steps: (per_block > 1).then(|| Buffer::zeroed(panels * groups)),
+            units: Buffer::in_huge_pages(panels * (groups / per_block)),
+            steps: (per_block > 1).then(|| Buffer::in_huge_pages(panels * groups)),
             shift: per_block.ilog2(),
         }
     }
