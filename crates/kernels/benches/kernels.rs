@@ -129,7 +129,7 @@ fn peaks(isa: Isa, team: &Team) {
 
 fn attend(isa: Isa, team: &Team) {
     println!("{:32} {:>10} {:>8}", "attention (9 heads of 64, 3 KV)", "time", "GFLOP/s");
-    for format in [KvFormat::F32, KvFormat::F16] {
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
         let shape = KvShape { num_blocks: 128, num_kv_heads: 3, head_dim: 64, format };
         let cache = KvCache::new(1, shape);
         let of = AttentionShape { num_heads: 9, scale: 0.125, soft_cap: None, window: None };

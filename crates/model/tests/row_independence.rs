@@ -77,6 +77,7 @@ fn logits_have_the_same_bits_in_every_way_of_running() {
             (KvFormat::F32, Activations::F32),
             (KvFormat::F16, Activations::F32),
             (KvFormat::F16, Activations::Rounded),
+            (KvFormat::Int8, Activations::Rounded),
         ] {
             let load = |way| load(&folder.join(name), way, activations);
             let whole = run(&mut load(WHOLE), &texts, format, WHOLE);
@@ -92,16 +93,18 @@ fn logits_have_the_same_bits_in_every_way_of_running() {
 }
 
 #[test]
-fn half_precision_keys_and_values_change_little() {
+fn rounded_keys_and_values_change_little() {
     let Some(folder) = fixtures() else { return };
     let texts = texts(&folder.join("stories3m/golden_greedy.json"));
     let mut model = load(&folder.join("stories3m"), WHOLE, Activations::F32);
     let exact = run(&mut model, &texts, KvFormat::F32, WHOLE);
-    let half = run(&mut model, &texts, KvFormat::F16, WHOLE);
-    let pairs = exact.iter().flatten().flatten().zip(half.iter().flatten().flatten());
-    let difference = pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
-    println!("largest |logit difference| {difference:.1e}");
-    assert!(difference > 0.0 && difference < 0.05, "{difference}");
+    for (format, most) in [(KvFormat::F16, 0.05), (KvFormat::Int8, 0.5)] {
+        let rounded = run(&mut model, &texts, format, WHOLE);
+        let pairs = exact.iter().flatten().flatten().zip(rounded.iter().flatten().flatten());
+        let difference = pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        println!("{format:?}: largest |logit difference| {difference:.1e}");
+        assert!(difference > 0.0 && difference < most, "{format:?}: {difference}");
+    }
 }
 
 fn load(path: &Path, way: Way, activations: Activations) -> Model {

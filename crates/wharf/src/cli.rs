@@ -207,7 +207,8 @@ pub(crate) struct ComputeOptions {
     /// Instructions to use [default: the best this CPU has].
     #[arg(long, value_name = "ISA")]
     pub(crate) isa: Option<IsaName>,
-    /// How keys and values are kept. f16 halves their memory, f32 is the exact one; auto is f16.
+    /// How keys and values are kept. f32 is the exact one; f16 halves the memory, int8 halves it again
+    /// for an error of about that of 8-bit weights; auto is f16.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
     /// Quantise the weights as they are loaded: to 8 bits with a scale for each 32, or to 4 bits with a
@@ -275,6 +276,8 @@ pub(crate) enum KvCacheDtype {
     F32,
     /// 2 bytes a number.
     F16,
+    /// 1 byte a number, and a scale for each token and head.
+    Int8,
 }
 
 /// Where models come from; in `wharf.toml`, the table `[hub]`.

@@ -3,15 +3,17 @@
 //! `[layer][kv_head][block]`, and a block of one head is its keys, `[head_dim][16 positions]`, then
 //! its values, `[16 positions][head_dim]`, the dimensions padded to 16: what a vector holds is
 //! contiguous in both passes of attention, without transposing either. Heads are outside of blocks
-//! so that each thread writes a slice of its own.
+//! so that each thread writes a slice of its own. Where numbers are bytes, each position of a head has
+//! a scale for its key and one for its value, beside the blocks: they are factors of the position's
+//! score and of its weight, so that no product needs them.
 
 use std::ops::Range;
 
 use super::SequenceRows;
 use crate::{
     buffer::{Buffer, Plain},
-    isa::{Isa, Kernel, LANES, Simd},
-    team::Team,
+    isa::{Isa, Kernel, LANES, Simd, max_lanes, sum_lanes},
+    team::{SharedSlice, Team},
 };
 
 /// Tokens per KV block.
@@ -25,6 +27,9 @@ pub enum KvFormat {
     F32,
     /// IEEE half precision: half the memory; values past 65504 become infinite.
     F16,
+    /// Signed bytes, times a scale for each position and head: a quarter of the memory. Rounded to
+    /// half a step of 1/127 of the largest of the head's dimensions.
+    Int8,
 }
 
 /// Shape of one layer's cache.
@@ -63,23 +68,29 @@ impl KvShape {
 pub struct KvCache {
     shape: KvShape,
     layers: usize,
-    store: Store, // [layers][kv_heads][blocks][block_len]
+    store: Store,
 }
 
+/// `[layers][kv_heads][blocks][block_len]`, and scales `[layers][kv_heads][blocks]`.
 enum Store {
     F32(Buffer<[f32; LANES]>),
     F16(Buffer<[u16; LANES]>),
+    Int8(Buffer<[i8; LANES]>, Buffer<Scales>),
 }
+
+/// What a block's bytes are multiplied by: `[keys, values][16 positions]`.
+pub(super) type Scales = [[f32; LANES]; 2];
 
 impl KvCache {
     /// Bytes one block takes over all `layers`. `shape.num_blocks` does not matter.
     pub fn block_bytes(layers: usize, shape: KvShape) -> usize {
-        let number = match shape.format {
-            KvFormat::F32 => size_of::<f32>(),
-            KvFormat::F16 => size_of::<u16>(),
+        let (number, scales) = match shape.format {
+            KvFormat::F32 => (size_of::<f32>(), 0),
+            KvFormat::F16 => (size_of::<u16>(), 0),
+            KvFormat::Int8 => (size_of::<i8>(), size_of::<Scales>()),
         };
-        let vectors = layers.saturating_mul(shape.num_kv_heads).saturating_mul(shape.block_len());
-        vectors.saturating_mul(LANES * number)
+        let head = shape.block_len().saturating_mul(LANES * number).saturating_add(scales);
+        layers.saturating_mul(shape.num_kv_heads).saturating_mul(head)
     }
 
     /// A cache of `layers` layers.
@@ -96,6 +107,10 @@ impl KvCache {
         let store = match shape.format {
             KvFormat::F32 => Store::F32(Buffer::zeroed(len)),
             KvFormat::F16 => Store::F16(Buffer::zeroed(len)),
+            KvFormat::Int8 => {
+                let blocks = layers * shape.num_kv_heads * shape.num_blocks; // no more than `len`
+                Store::Int8(Buffer::zeroed(len), Buffer::zeroed(blocks))
+            }
         };
         Self { shape, layers, store }
     }
@@ -133,9 +148,15 @@ impl KvCache {
             assert!((seq.first_row + seq.num_rows) * row_len <= k.len(), "k and v are too short");
         }
         let part = layer_range(layer, shape);
+        let rows = NewRows { shape, seqs, k, v };
         match &mut self.store {
-            Store::F32(store) => write(isa, team, shape, seqs, k, v, &mut store[part]),
-            Store::F16(store) => write(isa, team, shape, seqs, k, v, &mut store[part]),
+            Store::F32(store) => rows.write(isa, team, &mut store[part], &mut []),
+            Store::F16(store) => rows.write(isa, team, &mut store[part], &mut []),
+            Store::Int8(store, scales) => {
+                let blocks = shape.num_kv_heads * shape.num_blocks;
+                let scales = &mut scales[layer * blocks..(layer + 1) * blocks];
+                rows.write(isa, team, &mut store[part], scales);
+            }
         }
     }
 
@@ -157,61 +178,84 @@ fn layer_range(layer: usize, shape: KvShape) -> Range<usize> {
 /// Rows under which the caller alone is quicker than waking the team.
 const ROWS_ALONE: usize = 16;
 
-fn write<E: Element>(
-    isa: Isa,
-    team: &Team,
+/// Keys and values to be written, `[rows, num_kv_heads, head_dim]`.
+#[derive(Clone, Copy)]
+struct NewRows<'a> {
     shape: KvShape,
-    seqs: &[SequenceRows<'_>],
-    k: &[f32],
-    v: &[f32],
-    layer: &mut [[E; LANES]],
-) {
-    if layer.is_empty() {
-        return;
-    }
-    let write_head = |head: usize, blocks: &mut [[E; LANES]], _: usize| {
-        isa.dispatch(WriteHead { shape, seqs, head, k, v, blocks });
-    };
-    let rows: usize = seqs.iter().map(|seq| seq.num_rows).sum();
-    if rows < ROWS_ALONE {
-        let heads = layer.chunks_mut(shape.head_len()).enumerate();
-        heads.for_each(|(head, blocks)| write_head(head, blocks, 0));
-    } else {
-        team.run_chunks(layer, shape.head_len(), &write_head);
+    seqs: &'a [SequenceRows<'a>],
+    k: &'a [f32],
+    v: &'a [f32],
+}
+
+impl NewRows<'_> {
+    /// Writes them to a layer: its blocks, and their scales if numbers are scaled.
+    fn write<E: Element>(
+        self,
+        isa: Isa,
+        team: &Team,
+        layer: &mut [[E; LANES]],
+        scales: &mut [Scales],
+    ) {
+        if layer.is_empty() {
+            return;
+        }
+        let (head_len, head_scales) =
+            (self.shape.head_len(), scales.len() / self.shape.num_kv_heads);
+        let layer = SharedSlice::new(layer);
+        let scales = SharedSlice::new(scales);
+        let write_head = |head: usize| {
+            // SAFETY: each head is one task's, and heads do not overlap; so for the scales.
+            let blocks = unsafe { layer.range(head * head_len..(head + 1) * head_len) };
+            // SAFETY: as above.
+            let scales = unsafe { scales.range(head * head_scales..(head + 1) * head_scales) };
+            isa.dispatch(WriteHead { rows: self, head, blocks, scales });
+        };
+        let rows: usize = self.seqs.iter().map(|seq| seq.num_rows).sum();
+        if rows < ROWS_ALONE {
+            (0..self.shape.num_kv_heads).for_each(write_head);
+        } else {
+            team.run(self.shape.num_kv_heads, &|head, _| write_head(head));
+        }
     }
 }
 
 struct WriteHead<'a, E> {
-    shape: KvShape,
-    seqs: &'a [SequenceRows<'a>],
+    rows: NewRows<'a>,
     head: usize,
-    k: &'a [f32],
-    v: &'a [f32],
-    blocks: &'a mut [[E; LANES]],
+    blocks: &'a mut [[E; LANES]], // [num_blocks][block_len]
+    scales: &'a mut [Scales],     // [num_blocks], if numbers are scaled
 }
 
 impl<E: Element> Kernel for WriteHead<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (head_dim, vectors) = (self.shape.head_dim, self.shape.vectors());
-        for seq in self.seqs {
+        let NewRows { shape, seqs, k, v } = self.rows;
+        let (head_dim, vectors) = (shape.head_dim, shape.vectors());
+        for seq in seqs {
             for row in 0..seq.num_rows {
-                let at = ((seq.first_row + row) * self.shape.num_kv_heads + self.head) * head_dim;
+                let at = ((seq.first_row + row) * shape.num_kv_heads + self.head) * head_dim;
                 let position = seq.start + row;
-                let (block, slot) = (position / BLOCK_TOKENS, position % BLOCK_TOKENS);
-                let block = seq.block_table[block] as usize * self.shape.block_len();
-                let (keys, values) =
-                    self.blocks[block..][..self.shape.block_len()].split_at_mut(head_dim);
+                let (index, slot) = (position / BLOCK_TOKENS, position % BLOCK_TOKENS);
+                let index = seq.block_table[index] as usize;
+                let (keys, values) = self.blocks[index * shape.block_len()..][..shape.block_len()]
+                    .split_at_mut(head_dim);
                 let values = &mut values[slot * vectors..][..vectors];
-                let pairs = self.k[at..][..head_dim]
-                    .chunks(LANES)
-                    .zip(self.v[at..][..head_dim].chunks(LANES));
+                let (k, v) = (&k[at..][..head_dim], &v[at..][..head_dim]);
+                let mut per_unit = [1.0; 2];
+                if E::SCALED {
+                    for (i, numbers) in [k, v].into_iter().enumerate() {
+                        let scale;
+                        (per_unit[i], scale) = scale_of(s, numbers);
+                        self.scales[index][i][slot] = scale;
+                    }
+                }
+                let pairs = k.chunks(LANES).zip(v.chunks(LANES));
                 for ((k, v), (keys, value)) in
                     pairs.zip(keys.chunks_mut(LANES).zip(values.iter_mut()))
                 {
-                    *value = narrow(s, v);
-                    for (to, k) in keys.iter_mut().zip(narrow(s, k)) {
+                    *value = narrow(s, v, per_unit[1]);
+                    for (to, k) in keys.iter_mut().zip(narrow(s, k, per_unit[0])) {
                         to[slot] = k;
                     }
                 }
@@ -220,19 +264,47 @@ impl<E: Element> Kernel for WriteHead<'_, E> {
     }
 }
 
-/// Up to 16 numbers as they are stored, padded with zeros.
+/// What `numbers` are multiplied by to become bytes, and what the bytes are, to become them again. NaN
+/// where one of them is not finite.
 #[inline(always)]
-fn narrow<S: Simd, E: Element>(s: S, from: &[f32]) -> [E; LANES] {
+fn scale_of<S: Simd>(s: S, numbers: &[f32]) -> (f32, f32) {
+    let zero = s.splat(0.0);
+    let (mut largest, mut faults) = (zero, zero);
+    for chunk in numbers.chunks(LANES) {
+        let chunk = padded(s, chunk);
+        largest = s.max(s.max(chunk, s.sub(zero, chunk)), largest);
+        faults = s.mul_add(chunk, zero, faults);
+    }
+    let (largest, faults) = (max_lanes(s, largest), sum_lanes(s, faults));
+    let per_unit = 127.0 / largest;
+    match per_unit.is_infinite() {
+        true => (0.0, faults), // zeros, and what is as good as none
+        false => (per_unit, largest / 127.0 + faults),
+    }
+}
+
+/// Up to 16 numbers, and zeros.
+#[inline(always)]
+fn padded<S: Simd>(s: S, from: &[f32]) -> S::V {
     let mut lanes = [0.0; LANES];
     lanes[..from.len()].copy_from_slice(from);
+    s.load(&lanes)
+}
+
+/// Up to 16 numbers times `per_unit` as they are stored, padded with zeros.
+#[inline(always)]
+fn narrow<S: Simd, E: Element>(s: S, from: &[f32], per_unit: f32) -> [E; LANES] {
     let mut out = [E::ZERO; LANES];
-    E::store(s, s.load(&lanes), &mut out);
+    let numbers = padded(s, from);
+    E::store(s, if E::SCALED { s.mul(numbers, s.splat(per_unit)) } else { numbers }, &mut out);
     out
 }
 
-/// How a number of the cache is stored: f32, or the bits of an f16.
+/// How a number of the cache is stored: f32, the bits of an f16, or a signed byte.
 pub(super) trait Element: Plain {
     const ZERO: Self;
+    /// Whether positions have scales.
+    const SCALED: bool = false;
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
     fn store<S: Simd>(s: S, v: S::V, to: &mut [Self; LANES]);
     /// All of the cache's numbers.
@@ -252,7 +324,7 @@ impl Element for f32 {
     fn of(cache: &KvCache) -> &[[Self; LANES]] {
         match &cache.store {
             Store::F32(store) => store,
-            Store::F16(_) => unreachable!("chosen by the cache's format"),
+            _ => unreachable!("chosen by the cache's format"),
         }
     }
 }
@@ -270,7 +342,32 @@ impl Element for u16 {
     fn of(cache: &KvCache) -> &[[Self; LANES]] {
         match &cache.store {
             Store::F16(store) => store,
-            Store::F32(_) => unreachable!("chosen by the cache's format"),
+            _ => unreachable!("chosen by the cache's format"),
+        }
+    }
+}
+
+impl Element for i8 {
+    const ZERO: Self = 0;
+    const SCALED: bool = true;
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_i8(from)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, v: S::V, to: &mut [Self; LANES]) {
+        // Of numbers as large as 1.5 · 2²³ only the whole ones are there: adding it rounds.
+        let magic = s.splat(12_582_912.0);
+        let mut lanes = [0.0; LANES];
+        s.store(s.sub(s.add(v, magic), magic), &mut lanes);
+        for i in 0..LANES {
+            to[i] = lanes[i] as i8;
+        }
+    }
+    fn of(cache: &KvCache) -> &[[Self; LANES]] {
+        match &cache.store {
+            Store::Int8(store, _) => store,
+            _ => unreachable!("chosen by the cache's format"),
         }
     }
 }
@@ -279,6 +376,8 @@ impl Element for u16 {
 #[derive(Clone, Copy)]
 pub(super) struct HeadBlocks<'a, E> {
     data: &'a [[E; LANES]],
+    /// Of each block, if numbers are scaled.
+    scales: &'a [Scales],
     head_dim: usize,
     vectors: usize,
 }
@@ -287,8 +386,16 @@ impl<'a, E: Element> HeadBlocks<'a, E> {
     pub(super) fn of(cache: &'a KvCache, layer: usize, kv_head: usize) -> Self {
         let shape = cache.shape;
         let head = layer_range(layer, shape).start + kv_head * shape.head_len();
+        let scales: &[Scales] = match &cache.store {
+            Store::Int8(_, scales) => {
+                &scales[(layer * shape.num_kv_heads + kv_head) * shape.num_blocks..]
+                    [..shape.num_blocks]
+            }
+            Store::F32(_) | Store::F16(_) => &[],
+        };
         Self {
             data: &E::of(cache)[head..][..shape.head_len()],
+            scales,
             head_dim: shape.head_dim,
             vectors: shape.vectors(),
         }
@@ -310,6 +417,12 @@ impl<'a, E: Element> HeadBlocks<'a, E> {
     #[inline(always)]
     pub(super) fn keys(&self, block: u32) -> &'a [[E; LANES]] {
         self.block(block).0
+    }
+
+    /// What the scores and the weights of a block's positions are multiplied by, if `E::SCALED`.
+    #[inline(always)]
+    pub(super) fn scales(&self, block: u32) -> &'a Scales {
+        &self.scales[block as usize]
     }
 
     /// `[16 positions][vectors]`, vectors of 16 dimensions.

@@ -203,6 +203,7 @@ impl Call<'_> {
         match self.cache.format() {
             KvFormat::F32 => self.run_on::<f32>(task, scratch),
             KvFormat::F16 => self.run_on::<u16>(task, scratch),
+            KvFormat::Int8 => self.run_on::<i8>(task, scratch),
         }
     }
 

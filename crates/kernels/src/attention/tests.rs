@@ -77,14 +77,19 @@ impl Case {
     }
 
     fn check(&self) {
-        let round = |x: &f32| match self.kv.format {
-            KvFormat::F32 => *x,
-            KvFormat::F16 => half::f16::from_f32(*x).to_f32(),
+        let round = |row: &[f32]| -> Vec<f32> {
+            let largest = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            let round = |x: &f32| match self.kv.format {
+                KvFormat::F32 => *x,
+                KvFormat::F16 => half::f16::from_f32(*x).to_f32(),
+                KvFormat::Int8 => (x * (127.0 / largest)).round_ties_even() * (largest / 127.0),
+            };
+            row.iter().map(round).collect()
         };
         let (heads, dim) = (self.shape.num_heads, self.kv.head_dim);
         let of_head = |x: &[f32], head: usize| -> Vec<Vec<f32>> {
             let rows = x.chunks_exact(self.kv.num_kv_heads * dim);
-            rows.map(|row| row[head * dim..][..dim].iter().map(round).collect()).collect()
+            rows.map(|row| round(&row[head * dim..][..dim])).collect()
         };
         let mut first = None;
         for isa in Isa::available() {
@@ -128,7 +133,7 @@ impl Case {
 
 #[test]
 fn every_level_agrees_however_it_is_cut() {
-    for format in [KvFormat::F32, KvFormat::F16] {
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
         for heads in [(1, 1, 64), (3, 3, 64), (2, 4, 43), (1, 7, 24), (2, 1, 48), (1, 18, 16)] {
             for tokens in [1, 15, 16, 17, 70] {
                 Case::new(heads, tokens, None, format).check();
@@ -180,6 +185,7 @@ fn a_soft_cap_bends_scores() {
 fn wide_heads() {
     Case::new((1, 2, 128), 40, None, KvFormat::F32).check();
     Case::new((1, 5, 256), 20, Some(9), KvFormat::F16).check();
+    Case::new((1, 5, 256), 20, Some(9), KvFormat::Int8).check();
 }
 
 proptest! {
@@ -191,9 +197,8 @@ proptest! {
         head_dim in 1usize..70,
         tokens in 1usize..90,
         window in proptest::option::of(1usize..100),
-        half: bool,
+        format in prop::sample::select(vec![KvFormat::F32, KvFormat::F16, KvFormat::Int8]),
     ) {
-        let format = if half { KvFormat::F16 } else { KvFormat::F32 };
         Case::new((kv_heads, group, head_dim), tokens, window, format).check();
     }
 }
@@ -231,13 +236,15 @@ fn a_batch_changes_no_bits() {
 /// later token of the same tile must not reach the earlier ones.
 #[test]
 fn an_infinite_value_is_seen_only_by_later_rows() {
-    let mut case = Case::new((1, 2, 16), 20, None, KvFormat::F32);
-    let clean = case.run(Isa::detect(), 1, &[20], &case.straight());
-    case.v[11 * 16..12 * 16].fill(f32::INFINITY);
-    let out = case.run(Isa::detect(), 1, &[20], &case.straight());
-    let row = 2 * 16;
-    assert!(out[..11 * row] == clean[..11 * row]);
-    assert!(out[11 * row..].iter().all(|&bits| !f32::from_bits(bits).is_finite()));
+    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
+        let mut case = Case::new((1, 2, 16), 20, None, format);
+        let clean = case.run(Isa::detect(), 1, &[20], &case.straight());
+        case.v[11 * 16..12 * 16].fill(f32::INFINITY);
+        let out = case.run(Isa::detect(), 1, &[20], &case.straight());
+        let row = 2 * 16;
+        assert!(out[..11 * row] == clean[..11 * row]);
+        assert!(out[11 * row..].iter().all(|&bits| !f32::from_bits(bits).is_finite()));
+    }
 }
 
 #[test]
@@ -245,6 +252,9 @@ fn block_bytes_counts_all_layers_and_padding() {
     let shape = KvShape { num_blocks: 9, num_kv_heads: 3, head_dim: 20, format: KvFormat::F16 };
     // Keys [20][16] and values [16][32] of 2 bytes, 3 heads, 5 layers.
     assert_eq!(KvCache::block_bytes(5, shape), 5 * 3 * (20 * 16 + 16 * 32) * 2);
+    // A byte each, and two scales for each of 16 positions.
+    let shape = KvShape { format: KvFormat::Int8, ..shape };
+    assert_eq!(KvCache::block_bytes(5, shape), 5 * 3 * (20 * 16 + 16 * 32 + 16 * 2 * 4));
 }
 
 #[test]

@@ -52,6 +52,12 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
                 }
             }
             inverse[r] = softmax(s, scores, seen);
+            if E::SCALED {
+                for (lanes, block) in scores.iter_mut().zip(self.table) {
+                    let [_, of_values] = self.kv.scales(*block);
+                    s.store(s.mul(s.load(lanes), s.load(of_values)), lanes);
+                }
+            }
         }
         for d in (0..self.kv.vectors()).step_by(D) {
             self.sum_values(s, d, &inverse);
@@ -86,10 +92,14 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
                 }
             }
         }
-        let scale = s.splat(self.scale);
-        for r in 0..R {
-            for n in 0..B {
-                if b + n < width {
+        for n in 0..B {
+            if b + n < width {
+                let mut scale = s.splat(self.scale);
+                if E::SCALED {
+                    let [of_keys, _] = self.kv.scales(self.table[b + n]);
+                    scale = s.mul(scale, s.load(of_keys));
+                }
+                for r in 0..R {
                     s.store(s.mul(acc[r][n], scale), &mut self.scores[r * width + b + n]);
                 }
             }

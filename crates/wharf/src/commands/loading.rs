@@ -61,6 +61,7 @@ pub(crate) fn kv_format(options: &ComputeOptions) -> KvFormat {
         // less (2 cores of an AMD EPYC with AVX-512, November 2026).
         KvCacheDtype::Auto | KvCacheDtype::F16 => KvFormat::F16,
         KvCacheDtype::F32 => KvFormat::F32,
+        KvCacheDtype::Int8 => KvFormat::Int8,
     }
 }
 

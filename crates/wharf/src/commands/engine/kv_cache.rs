@@ -68,7 +68,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan> {
     if asked.is_some() {
         bail!(
             "--max-model-len {length} needs {} MB for keys and values, but there is room for {fits} \
-             tokens: give more with --kv-cache-memory, or halve it with --kv-cache-dtype f16",
+             tokens: give more with --kv-cache-memory, or see --kv-cache-dtype",
             per_sequence.saturating_mul(block_bytes) / 1_000_000
         );
     }
