@@ -1,7 +1,7 @@
 //! A loaded model: what the engine holds. It owns the weights, the KV cache, the threads and the memory
 //! of a step; one thread drives it. It knows nothing of requests, and never chooses a token.
 
-use std::{num::NonZeroUsize, path::Path, time::Instant};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
 use wharf_kernels::{
     attention::{KvCache, KvFormat, KvShape},
@@ -54,7 +54,8 @@ pub struct Model {
     info: ModelInfo,
     decoder: Decoder,
     isa: Isa,
-    team: Team,
+    /// Shared with the models that were loaded beside it.
+    team: Arc<Team>,
     /// `None` until [`Model::allocate_kv`].
     cache: Option<KvCache>,
     scratch: Scratch,
@@ -77,12 +78,24 @@ impl Model {
     /// # Errors
     /// Whatever is missing, wrong or not supported, with the file and the field.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        Self::load_with(path, options, Arc::new(Team::new(options.threads)))
+    }
+
+    /// [`Self::load`] for a model that runs in turns with this one, on the same threads: two teams
+    /// would take the cores from each other. `options.threads` has no meaning.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_beside(&self, path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        Self::load_with(path, options, Arc::clone(&self.team))
+    }
+
+    fn load_with(path: &Path, options: &LoadOptions, team: Arc<Team>) -> Result<Self, ModelError> {
         let begun = Instant::now();
         let mut files = if path.is_dir() { open_directory(path)? } else { open_gguf(path)? };
         if let Some(longest) = options.max_model_len {
             files.config.max_model_len = files.config.max_model_len.min(longest);
         }
-        let team = Team::new(options.threads);
         let decoder = plan::build(&mut files.config, files.weights, &team, options)?;
         let config = files.config;
         if config.rope.scaling == Scaling::DynamicNtk {
