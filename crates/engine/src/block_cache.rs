@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     sync::Arc,
 };
 
@@ -207,6 +208,40 @@ impl BlockCache {
         let before = block_table[index - 1];
         let entry = self.blocks[before as usize].entry.as_ref()?;
         Some(Parent::Entry(entry.serial))
+    }
+
+    /// The indexed blocks that hold the first tokens of a sequence, `most` at the most.
+    /// `tokens(i)`: those of its block `i`.
+    pub(crate) fn find_prefix(
+        &self,
+        salt: &Salt,
+        most: usize,
+        tokens: impl Fn(usize) -> BlockTokens,
+    ) -> Vec<BlockId> {
+        let mut block_table = Vec::new();
+        for index in 0..most {
+            let parent = self.parent(salt, &block_table, index);
+            let Some(id) = parent.and_then(|parent| self.find(parent, tokens(index))) else {
+                break;
+            };
+            block_table.push(id);
+        }
+        block_table
+    }
+
+    /// Puts a sequence's blocks `filled`, which are full by now, in the index. `tokens(i)`: those of
+    /// its block `i`.
+    pub(crate) fn insert_filled(
+        &mut self,
+        salt: &Salt,
+        block_table: &mut [BlockId],
+        filled: Range<usize>,
+        tokens: impl Fn(usize) -> BlockTokens,
+    ) {
+        for index in filled {
+            let Some(parent) = self.parent(salt, block_table, index) else { break };
+            block_table[index] = self.insert(parent, tokens(index), block_table[index]);
+        }
     }
 
     /// The slow account of what the fast counters claim.

@@ -21,9 +21,12 @@ pub struct EngineConfig {
     /// Reuse full blocks of equal prefixes between requests. When off, the choices of one request
     /// still share the blocks of their prompt.
     pub prefix_caching: bool,
-    /// Most tokens guessed at once from the text so far, to be computed beside the last one where
-    /// that pays; 0 is off. Answers are the same.
+    /// Most tokens guessed at once, to be computed beside the last one where that pays; 0 is off.
+    /// Answers are the same.
     pub num_speculative_tokens: usize,
+    /// Guess from the text so far. A [`crate::DraftModel`], where there is one, then guesses where
+    /// it has come true more often.
+    pub ngram_lookup: bool,
     /// Ids that end a generation.
     pub eos_token_ids: Vec<u32>,
 }
@@ -73,6 +76,7 @@ mod tests {
             num_blocks: 1,
             prefix_caching: true,
             num_speculative_tokens: 0,
+            ngram_lookup: true,
             eos_token_ids: Vec::new(),
         };
         assert!(config(1).validate().is_ok());

@@ -23,6 +23,7 @@ use crate::{
     SubmitError,
     block_cache::Salt,
     constrained::{Allowed, Constrained},
+    draft::{Draft, DraftModel, Drafts, Step},
     events::{EventSink, Letter},
     masks::MaskPool,
     pace::Pace,
@@ -69,6 +70,15 @@ impl Engine {
     /// Fails with `InvalidInput` where the configuration contradicts itself, and where the system
     /// gives no thread.
     pub fn start(runner: Box<dyn Runner>, config: EngineConfig) -> io::Result<Self> {
+        Self::start_with_draft(runner, None, config)
+    }
+
+    /// [`Self::start`] with a model that guesses what the other one goes on with.
+    pub fn start_with_draft(
+        runner: Box<dyn Runner>,
+        draft: Option<DraftModel>,
+        config: EngineConfig,
+    ) -> io::Result<Self> {
         config.validate()?;
         let shared = Arc::new(Shared::default());
         let (submissions, incoming) = mpsc::channel();
@@ -76,7 +86,7 @@ impl Engine {
         let state = (config.clone(), Arc::clone(&shared));
         thread::Builder::new().name("wharf-engine".into()).spawn(move || {
             let (config, shared) = state;
-            let mut core = Core::new(runner, config, Arc::clone(&shared));
+            let mut core = Core::new(runner, draft, config, Arc::clone(&shared));
             // Declared last, so dropped first: who sees `Failed` sees `is_alive() == false`.
             let _stopped = StopOnDrop(shared);
             core.run(&incoming);
@@ -145,6 +155,7 @@ struct Core {
     scheduler: Scheduler,
     pace: Pace,
     speculation: Speculation,
+    draft: Option<Draft>,
     sampler: Sampler,
     masks: MaskPool,
     /// [`MASK_PATIENCE`], but in tests.
@@ -162,9 +173,16 @@ struct Core {
 }
 
 impl Core {
-    fn new(runner: Box<dyn Runner>, config: EngineConfig, shared: Arc<Shared>) -> Self {
+    fn new(
+        runner: Box<dyn Runner>,
+        draft: Option<DraftModel>,
+        config: EngineConfig,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let vocab_size = runner.vocab_size();
         let mut core = Self {
-            vocab_size: runner.vocab_size(),
+            vocab_size,
+            draft: draft.map(|model| Draft::new(model, &config, vocab_size)),
             runner,
             scheduler: Scheduler::new(&config),
             pace: Pace::default(),
@@ -235,23 +253,62 @@ impl Core {
         for (choice, sink) in (0u32..).zip(sinks) {
             let constrained =
                 constraint.as_ref().map(|c| Constrained::new(c.clone(), &request.params));
-            self.scheduler.add(Sequence::new(Rc::clone(&request), choice, constrained, sink));
+            let mut sequence = Sequence::new(Rc::clone(&request), choice, constrained, sink);
+            sequence.drafter = self.speculation.drafter();
+            self.scheduler.add(sequence);
         }
     }
 
     fn step(&mut self) {
-        let plan = self.plan();
+        let prefill_rows = self.pace.prefill_rows(self.config.max_batched_tokens);
+        let drafts = self.draft(prefill_rows);
+        let plan = self.plan(prefill_rows, drafts);
         let prepared = self.prepare_masks(&plan);
         let began = Instant::now();
         let computed = self.forward(&plan.batch);
-        self.observe(&plan, began.elapsed());
+        let step = self.observe(&plan, prefill_rows, began.elapsed());
         self.deliver(&plan, computed, prepared);
         self.catch_up(plan.scheduled.is_empty());
+        self.with_draft(|draft, core| draft.catch_up(&core.scheduler, &step));
     }
 
-    fn plan(&mut self) -> Plan {
-        let prefill_rows = self.pace.prefill_rows(self.config.max_batched_tokens);
-        let plan = self.scheduler.plan(prefill_rows, &self.speculation);
+    /// What the draft model guesses, up to `most` rows in all.
+    fn draft(&mut self, most: usize) -> Drafts {
+        let drafts = self.with_draft(|draft, core| {
+            let config = &core.config;
+            let decoding = core.scheduler.answering().len();
+            let spare = config.max_batched_tokens.saturating_sub(decoding).min(most);
+            draft.guess(&mut core.scheduler, &mut core.speculation, &config.eos_token_ids, spare)
+        });
+        drafts.unwrap_or_default()
+    }
+
+    /// Lets the draft model work, if there is one. Where it fails, that is its end: guesses can be
+    /// done without, and what it has computed can't be relied on.
+    fn with_draft<T>(
+        &mut self,
+        work: impl FnOnce(&mut Draft, &mut Self) -> Result<T, String>,
+    ) -> Option<T> {
+        let mut draft = self.draft.take()?;
+        let result = catch_unwind(AssertUnwindSafe(|| work(&mut draft, self)));
+        let result = result.unwrap_or_else(|panic| {
+            Err(format!("the draft model's step panicked: {}", panic_message(&*panic)))
+        });
+        self.stats.draft_passes = draft.num_passes;
+        match result {
+            Ok(done) => {
+                self.draft = Some(draft);
+                Some(done)
+            }
+            Err(reason) => {
+                tracing::error!(%reason, "the draft model failed; from here on there is none");
+                None
+            }
+        }
+    }
+
+    fn plan(&mut self, prefill_rows: usize, mut drafts: Drafts) -> Plan {
+        let plan = self.scheduler.plan(prefill_rows, &self.speculation, &mut drafts);
         for started in &plan.started {
             let request = &started.request;
             drop(request.queue_slot.take());
@@ -270,8 +327,8 @@ impl Core {
         plan
     }
 
-    /// Takes in the time of a step.
-    fn observe(&mut self, plan: &Plan, took: Duration) {
+    /// Takes in the time of a step that might have had `most` rows of prefill.
+    fn observe(&mut self, plan: &Plan, most: usize, took: Duration) -> Step {
         let rows = plan.batch.tokens.len();
         #[cfg(test)]
         let took = self.step_time.map_or(took, |step_time| step_time(rows));
@@ -280,6 +337,7 @@ impl Core {
         if prefill_rows == 0 && rows > 0 {
             self.speculation.observe(rows, took);
         }
+        Step { rows, prefill_rows, most, took }
     }
 
     /// Sequences that decode, and rows of the others.
@@ -398,7 +456,8 @@ impl Core {
             self.stats.draft_tokens += guess.tokens.len() as u64;
             self.stats.accepted_tokens += accepted as u64;
             if let Some(sequence) = self.scheduler.get_mut(rank) {
-                sequence.drafter.observe(guess.matched, guess.tokens.len(), accepted);
+                let (drafter, guessed) = (&mut sequence.drafter, guess.tokens.len());
+                self.speculation.observe_guess(drafter, guess.origin, guessed, accepted);
             }
         }
     }

@@ -35,6 +35,8 @@ pub(crate) struct FakeRunner {
     steps: u64,
     /// The texts that it writes mostly repeat themselves after so many tokens.
     pub(crate) period: Option<u64>,
+    /// Runners of different twists are different models.
+    pub(crate) twist: u64,
     faults: Faults,
     /// Every batch so far.
     pub(crate) log: Arc<Mutex<Vec<Batch>>>,
@@ -53,6 +55,7 @@ impl FakeRunner {
             memory: vec![[None; BLOCK_TOKENS]; config.num_blocks],
             steps: 0,
             period: None,
+            twist: 0,
             faults,
             log: Arc::default(),
         }
@@ -116,7 +119,10 @@ impl Runner for FakeRunner {
         for &row in &batch.logits_rows {
             let likely = self.period.map(|period| positions[row] % period);
             let boost = |id: u64| if likely == Some(id) { BOOST } else { 0.0 };
-            logits.extend((0..self.vocab_size as u64).map(|id| logit(states[row], id) + boost(id)));
+            logits.extend(
+                (0..self.vocab_size as u64)
+                    .map(|id| logit(states[row] ^ self.twist, id) + boost(id)),
+            );
         }
         match fault {
             None => {}

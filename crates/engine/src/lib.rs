@@ -6,7 +6,8 @@
 //! - `scheduler` decides which tokens run (decode rows first, then chunks of prefill),
 //! - `block_cache` owns the KV blocks, who refers to them and which prefixes they hold,
 //! - `runner` runs them (the model; a fake in tests),
-//! - `lookup` guesses how texts that repeat themselves go on, and `speculation` whether that pays,
+//! - `lookup` guesses how texts that repeat themselves go on, `draft` how a smaller model would go
+//!   on, and `speculation` whether that pays,
 //! - `constrained` follows a constraint's grammar, whose masks `masks` computes meanwhile,
 //! - `sampler` turns logits into tokens,
 //! - `engine` ties these together, and is the handle that others hold.
@@ -21,6 +22,7 @@
 mod block_cache;
 mod config;
 mod constrained;
+mod draft;
 mod engine;
 mod events;
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod speculation;
 mod stats;
 
 pub use config::EngineConfig;
+pub use draft::DraftModel;
 pub use engine::Engine;
 pub use events::{Event, Failure, FinishReason, Receiver, TokenLogprob};
 pub use params::SamplingParams;

@@ -106,6 +106,17 @@ impl Sampler {
         logits: &[f32],
         context: &Context<'_>,
     ) -> Result<Sample, SampleError> {
+        let id = self.choose(logits, context)?;
+        let logprob = context.params.logprobs.map(|k| logprobs::at(logits, id, k));
+        Ok(Sample { id, logprob })
+    }
+
+    /// [`Self::sample`] without a log-probability.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &[f32],
+        context: &Context<'_>,
+    ) -> Result<u32, SampleError> {
         // Without an early exit, so that it is compiled to vector code.
         if !logits.iter().fold(true, |finite, logit| finite & logit.is_finite()) {
             return Err(SampleError::NotFinite);
@@ -114,10 +125,8 @@ impl Sampler {
         self.logits.extend_from_slice(logits);
         self.penalties.apply(&mut self.logits, context);
         let best = best(&self.logits)?;
-        let params = context.params;
-        let id = if params.temperature == 0.0 { best.0 } else { self.draw(best.1, context) };
-        let logprob = params.logprobs.map(|k| logprobs::at(logits, id, k));
-        Ok(Sample { id, logprob })
+        let greedy = context.params.temperature == 0.0;
+        Ok(if greedy { best.0 } else { self.draw(best.1, context) })
     }
 
     /// Temperature, min_p, top_k, top_p, and a weighted draw from what they leave.

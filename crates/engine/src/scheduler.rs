@@ -32,8 +32,10 @@ use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence};
 use crate::{
     EngineConfig, EngineStats,
     block_cache::{BlockCache, BlockId, BlockTokens, Parent, Salt},
+    draft::Drafts,
+    lookup::Match,
     sequence::{Rank, Request, Sequence},
-    speculation::{Guess, Speculation, Wager},
+    speculation::{Guess, Origin, Speculation, Wager},
 };
 
 /// What runs in one step.
@@ -89,6 +91,7 @@ pub(crate) struct Scheduler {
     max_batched_tokens: usize,
     max_running: usize,
     max_model_len: usize,
+    ngram_lookup: bool,
     cache: BlockCache,
     waiting: BTreeMap<Rank, Sequence>,
     running: BTreeMap<Rank, Sequence>,
@@ -108,6 +111,7 @@ impl Scheduler {
             max_batched_tokens: config.max_batched_tokens,
             max_running: config.max_running,
             max_model_len: config.max_model_len,
+            ngram_lookup: config.ngram_lookup,
             // `EngineConfig::validate` has refused more than 2^32 - 1.
             cache: BlockCache::new(u32::try_from(config.num_blocks).unwrap_or(u32::MAX)),
             waiting: BTreeMap::new(),
@@ -134,11 +138,16 @@ impl Scheduler {
 
     /// Plans the next step. Sequences that nobody wants any more are gone first. Beside sequences
     /// that decode, at most `prefill_rows` of prefill are planned, one at least, and as many that
-    /// constraints forced or that are guesses.
-    pub(crate) fn plan(&mut self, prefill_rows: usize, speculation: &Speculation) -> Plan {
+    /// constraints forced or that are guesses. `drafts`: what the draft model guesses.
+    pub(crate) fn plan(
+        &mut self,
+        prefill_rows: usize,
+        speculation: &Speculation,
+        drafts: &mut Drafts,
+    ) -> Plan {
         self.drop_cancelled();
         let mut plan = Plan::default();
-        self.plan_decode(&mut plan, prefill_rows, speculation);
+        self.plan_decode(&mut plan, prefill_rows, speculation, drafts);
         let most = match plan.batch.tokens.len() {
             0 => self.max_batched_tokens,
             rows => self.max_batched_tokens.min(rows.saturating_add(prefill_rows.max(1))),
@@ -155,12 +164,11 @@ impl Scheduler {
         let first = sequence.num_computed / BLOCK_TOKENS;
         sequence.num_computed += num_rows;
         debug_assert!(sequence.num_computed <= sequence.len(), "a guess is taken for a token");
-        for index in first..sequence.num_computed / BLOCK_TOKENS {
-            let (salt, table) = (&sequence.request.salt, &sequence.block_table);
-            let Some(parent) = self.cache.parent(salt, table, index) else { break };
-            let id = self.cache.insert(parent, sequence.block_tokens(index), table[index]);
-            sequence.block_table[index] = id;
-        }
+        let filled = first..sequence.num_computed / BLOCK_TOKENS;
+        let mut table = std::mem::take(&mut sequence.block_table);
+        let tokens = |index| sequence.block_tokens(index);
+        self.cache.insert_filled(&sequence.request.salt, &mut table, filled, tokens);
+        sequence.block_table = table;
         if sequence.num_computed >= sequence.request.prompt.len() {
             sequence.request.prompt_computed.set(true);
         }
@@ -227,43 +235,92 @@ impl Scheduler {
 
     /// One row for every running sequence that decodes, and up to `more` where forced tokens or
     /// guesses want them and the budget has them.
-    fn plan_decode(&mut self, plan: &mut Plan, more: usize, speculation: &Speculation) {
-        let decoding = |(rank, s): (&Rank, &Sequence)| s.is_decoding().then_some(*rank);
-        let decoding: Vec<Rank> = self.running.iter().filter_map(decoding).collect();
+    fn plan_decode(
+        &mut self,
+        plan: &mut Plan,
+        more: usize,
+        speculation: &Speculation,
+        drafts: &mut Drafts,
+    ) {
+        let decoding = self.answering();
         let mut spare = self.max_batched_tokens.saturating_sub(decoding.len()).min(more);
         let mut wager = speculation.wager(decoding.len());
         for (index, rank) in decoding.iter().copied().enumerate() {
             if self.grow(rank) {
                 let before = plan.batch.tokens.len();
                 let rows = before + decoding.len() - index;
-                let guess = self.guess(rank, rows, spare, &mut wager);
+                let guess = match drafts.remove(&rank) {
+                    Some(draft) => self.take_draft(rank, draft, spare, &mut wager),
+                    None => self.look_up(rank, rows, spare, &mut wager),
+                };
                 self.schedule(plan, rank, 1 + spare, guess);
                 spare -= (plan.batch.tokens.len() - before).saturating_sub(1);
             }
         }
     }
 
-    /// Guesses up to `most` tokens after a running sequence, and sees to blocks for them; none
-    /// where that isn't worth it in a step that has `rows` rows without.
-    fn guess(&mut self, rank: Rank, rows: usize, most: usize, wager: &mut Wager<'_>) -> Guess {
-        let num_running = self.running.len();
-        let Some(sequence) = self.running.get_mut(&rank) else { return Guess::default() };
+    /// The running sequences that go on with their answers, best rank first.
+    pub(crate) fn answering(&self) -> Vec<Rank> {
+        let decoding = |(rank, s): (&Rank, &Sequence)| s.is_decoding().then_some(*rank);
+        self.running.iter().filter_map(decoding).collect()
+    }
+
+    /// Most tokens that may be guessed after a running sequence.
+    pub(crate) fn guessable(&self, rank: Rank) -> usize {
+        let Some(sequence) = self.running.get(&rank) else { return 0 };
         // A constraint's mask is made for one position.
         if sequence.num_uncomputed() != 1 || sequence.constrained.is_some() {
-            return Guess::default();
+            return 0;
         }
         // The last token of an answer is never run through the model.
-        let room = sequence.room(self.max_model_len).saturating_sub(1);
-        let most = most.min(room).min(wager.most());
-        let found = if most > 0 { sequence.text().find() } else { None };
+        sequence.room(self.max_model_len).saturating_sub(1)
+    }
+
+    /// Where the text of a running sequence stood before as it does at its end, if guesses are
+    /// looked up.
+    pub(crate) fn find_match(&self, rank: Rank) -> Option<Match> {
+        self.running.get(&rank).filter(|_| self.ngram_lookup)?.text().find()
+    }
+
+    /// Guesses up to `most` tokens after a running sequence from its text, and sees to blocks for
+    /// them; none where that isn't worth it in a step that has `rows` rows without.
+    fn look_up(&mut self, rank: Rank, rows: usize, most: usize, wager: &mut Wager<'_>) -> Guess {
+        let most = most.min(self.guessable(rank)).min(wager.most());
+        let found = if most > 0 { self.find_match(rank) } else { None };
         let Some(found) = found else { return Guess::default() };
+        let Some(sequence) = self.running.get_mut(&rank) else { return Guess::default() };
         let wanted = sequence.drafter.guess(wager, found.len, rows, most);
+        let count = self.make_room(rank, wanted);
+        let Some(sequence) = self.running.get(&rank) else { return Guess::default() };
+        let tokens = sequence.text().following(found, count).collect();
+        Guess { tokens, origin: Origin::Lookup { matched: found.len } }
+    }
+
+    /// What the draft model guesses after a running sequence, as far as there is room.
+    fn take_draft(
+        &mut self,
+        rank: Rank,
+        mut tokens: Vec<u32>,
+        most: usize,
+        wager: &mut Wager<'_>,
+    ) -> Guess {
+        let wanted = tokens.len().min(most).min(self.guessable(rank));
+        tokens.truncate(self.make_room(rank, wanted));
+        if let Some(sequence) = self.running.get(&rank) {
+            wager.add(&sequence.drafter, tokens.len());
+        }
+        Guess { tokens, origin: Origin::Draft }
+    }
+
+    /// Sees to blocks for guesses after a running sequence; for how many of `wanted` there are.
+    fn make_room(&mut self, rank: Rank, wanted: usize) -> usize {
+        let num_running = self.running.len();
+        let Some(sequence) = self.running.get_mut(&rank) else { return 0 };
         // A block for each running sequence stays, as in `admit`: guesses preempt nobody.
         while sequence.spare_positions() < wanted && self.cache.num_available() > num_running {
             sequence.block_table.extend(self.cache.allocate());
         }
-        let count = wanted.min(sequence.spare_positions());
-        Guess { tokens: sequence.text().following(found, count).collect(), matched: found.len }
+        wanted.min(sequence.spare_positions())
     }
 
     /// Sees to it that a running sequence has blocks for all its tokens, at the cost of sequences
@@ -403,17 +460,10 @@ impl Scheduler {
     /// The indexed blocks that hold the first tokens of a waiting sequence. The last token is never
     /// among them: the model must run at least that one to give logits.
     fn cached_prefix(&self, rank: Rank) -> Vec<BlockId> {
-        let mut block_table = Vec::new();
-        let Some(sequence) = self.waiting.get(&rank) else { return block_table };
-        for index in 0..(sequence.len() - 1) / BLOCK_TOKENS {
-            let found = self
-                .cache
-                .parent(&sequence.request.salt, &block_table, index)
-                .and_then(|parent| self.cache.find(parent, sequence.block_tokens(index)));
-            let Some(id) = found else { break };
-            block_table.push(id);
-        }
-        block_table
+        let Some(sequence) = self.waiting.get(&rank) else { return Vec::new() };
+        let most = (sequence.len() - 1) / BLOCK_TOKENS;
+        let tokens = |index| sequence.block_tokens(index);
+        self.cache.find_prefix(&sequence.request.salt, most, tokens)
     }
 
     /// Skips what another sequence has computed since this one was admitted: two requests with the

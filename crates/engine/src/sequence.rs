@@ -144,6 +144,12 @@ impl Sequence {
         (self.block_table.len() * BLOCK_TOKENS).saturating_sub(self.len())
     }
 
+    /// The answer would end by this token, and not hold it.
+    pub(crate) fn is_end(&self, id: u32, eos_token_ids: &[u32]) -> bool {
+        let params = &self.request.params;
+        (!params.ignore_eos && eos_token_ids.contains(&id)) || params.stop_token_ids.contains(&id)
+    }
+
     /// Appends a token and says whether it ends the sequence. A token that ends it as end-of-sequence
     /// or stop token isn't appended; under a constraint a stop token does so only where the answer
     /// before it is complete.

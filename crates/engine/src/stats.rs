@@ -40,6 +40,8 @@ pub struct EngineStats {
     pub draft_tokens: u64,
     /// Guessed tokens that came true, so that they took no step of their own.
     pub accepted_tokens: u64,
+    /// Passes of the draft model, those in which it caught up too.
+    pub draft_passes: u64,
     /// Times that the logits were there before the mask of a constraint.
     pub late_masks: u64,
     /// Steps run, failed ones too.
@@ -72,6 +74,7 @@ pub(crate) struct Shared {
     drafts: AtomicU64,
     draft_tokens: AtomicU64,
     accepted_tokens: AtomicU64,
+    draft_passes: AtomicU64,
     late_masks: AtomicU64,
     steps: AtomicU64,
     failed_steps: AtomicU64,
@@ -95,6 +98,7 @@ impl Shared {
         self.drafts.store(stats.drafts, Relaxed);
         self.draft_tokens.store(stats.draft_tokens, Relaxed);
         self.accepted_tokens.store(stats.accepted_tokens, Relaxed);
+        self.draft_passes.store(stats.draft_passes, Relaxed);
         self.late_masks.store(stats.late_masks, Relaxed);
         self.steps.store(stats.steps, Relaxed);
         self.failed_steps.store(stats.failed_steps, Relaxed);
@@ -118,6 +122,7 @@ impl Shared {
             drafts: self.drafts.load(Relaxed),
             draft_tokens: self.draft_tokens.load(Relaxed),
             accepted_tokens: self.accepted_tokens.load(Relaxed),
+            draft_passes: self.draft_passes.load(Relaxed),
             late_masks: self.late_masks.load(Relaxed),
             steps: self.steps.load(Relaxed),
             failed_steps: self.failed_steps.load(Relaxed),

@@ -1,5 +1,5 @@
 //! One request gives the same tokens and the same log-probability bits whatever the company: alone,
-//! in a batch, in chunks, with a cold or a warm cache, after preemption, guessed or not. With real models: the tiny
+//! in a batch, in chunks, with a cold or a warm cache, after preemption, guessed or not, by a draft model too. With real models: the tiny
 //! checkpoints of `crates/model/tests/golden`, and the trained story models where
 //! `../shared/fixtures` lies beside the checkout.
 
@@ -10,7 +10,7 @@ use std::{
 };
 
 use wharf_engine::{
-    Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver,
+    DraftModel, Engine, EngineConfig, EngineStats, Event, FinishReason, GenerateRequest, Receiver,
     SamplingParams,
     grammar::{Compiler, Constraint, Grammar, Limits, Vocabulary},
     model::{Activations, BLOCK_TOKENS, Isa, KvFormat, LoadOptions, Model},
@@ -64,6 +64,24 @@ fn start(
     let mut model = load(path, threads, activations)?;
     model.allocate_kv(config.num_blocks, KvFormat::F32);
     Ok(Engine::start(Box::new(model), config.clone())?)
+}
+
+/// [`start`] with the model at `draft` to guess for it.
+fn start_with_draft(
+    path: &Path,
+    draft: &Path,
+    activations: Activations,
+    config: &EngineConfig,
+) -> Outcome<Engine> {
+    let mut model = load(path, 2, activations)?;
+    let options =
+        LoadOptions { activations, ..LoadOptions::exact(Isa::detect(), NonZeroUsize::MIN) };
+    let mut draft = model.load_beside(draft, &options)?;
+    model.allocate_kv(config.num_blocks, KvFormat::F32);
+    draft.allocate_kv(config.num_blocks, KvFormat::F32);
+    let max_model_len = draft.info().max_model_len;
+    let draft = DraftModel { runner: Box::new(draft), max_model_len };
+    Ok(Engine::start_with_draft(Box::new(model), Some(draft), config.clone())?)
 }
 
 /// Submits all at once; answers by request and choice.
@@ -147,8 +165,9 @@ fn letters(vocab_size: usize) -> Outcome<Constraint> {
     Ok(Compiler::new(vocabulary, Limits::default())?.compile(&grammar)?)
 }
 
-/// All the ways against each request alone on a fresh engine, in one piece.
-fn check(path: &Path, activations: Activations) -> Outcome<()> {
+/// All the ways against each request alone on a fresh engine, in one piece. `draft`: another
+/// model of the same vocabulary.
+fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
     let start = |threads, config: &EngineConfig| start(path, threads, activations, config);
     let model = load(path, 1, activations)?;
     let info = model.info();
@@ -162,6 +181,7 @@ fn check(path: &Path, activations: Activations) -> Outcome<()> {
         num_blocks: 100,
         prefix_caching: true,
         num_speculative_tokens: 0,
+        ngram_lookup: true,
         eos_token_ids: info.eos_token_ids.clone(),
     };
     let mut alone = Vec::new();
@@ -201,6 +221,19 @@ fn check(path: &Path, activations: Activations) -> Outcome<()> {
     same("guessing, in small chunks", &start(2, &guessing(&unshared))?)?;
     let stats = same("guessing, preempted", &start(2, &guessing(&cramped))?)?;
     assert_eq!(stats.blocks_used, 0);
+
+    let drafting = |config: &EngineConfig| EngineConfig { ngram_lookup: false, ..guessing(config) };
+    for config in [drafting(&roomy), drafting(&unshared), drafting(&cramped)] {
+        let engine = start_with_draft(path, path, activations, &config)?;
+        let stats = same("with itself as its draft", &engine)?;
+        assert!(stats.draft_tokens > 0, "{}: nothing was drafted", path.display());
+        assert_eq!(stats.accepted_tokens, stats.draft_tokens, "{}", path.display());
+        let engine = start_with_draft(path, draft, activations, &config)?;
+        let stats = same("with another model as its draft", &engine)?;
+        assert!(stats.draft_tokens > 0, "{}: nothing was drafted", path.display());
+    }
+    let engine = start_with_draft(path, draft, activations, &guessing(&roomy))?;
+    same("with lookups and a draft", &engine)?;
     Ok(())
 }
 
@@ -227,12 +260,14 @@ fn a_request_gives_the_same_bits_alone_batched_warm_guessed_and_after_preemption
         "mixtral",
     ];
     for name in names {
-        check(&golden.join(name), Activations::F32)?;
+        let draft = if name == "llama-gqa" { "llama-head-dim" } else { "llama-gqa" };
+        check(&golden.join(name), &golden.join(draft), Activations::F32)?;
     }
     for name in ["gguf-llama-q4_1", "gguf-llama-q8_0", "gguf-llama-k", "gguf-qwen3moe"] {
         let path = golden.join(name).join("model.gguf");
-        check(&path, Activations::F32)?;
-        check(&path, Activations::Rounded)?;
+        let draft = golden.join("llama-gqa");
+        check(&path, &draft, Activations::F32)?;
+        check(&path, &draft, Activations::Rounded)?;
     }
     Ok(())
 }
@@ -240,11 +275,15 @@ fn a_request_gives_the_same_bits_alone_batched_warm_guessed_and_after_preemption
 #[test]
 fn trained_models_give_the_same_bits_in_any_company() -> Outcome<()> {
     let models = repository().join("../shared/fixtures/models");
-    for path in ["stories3m", "stories3m/stories3m-q4_0.gguf", "stories260k"] {
-        let path = models.join(path);
+    for (path, draft) in [
+        ("stories3m", "stories3m/stories3m-q4_0.gguf"),
+        ("stories3m/stories3m-q4_0.gguf", "stories3m"),
+        ("stories260k", "stories3m"),
+    ] {
+        let (path, draft) = (models.join(path), models.join(draft));
         if path.exists() {
-            check(&path, Activations::F32)?;
-            check(&path, Activations::Rounded)?;
+            check(&path, &draft, Activations::F32)?;
+            check(&path, &draft, Activations::Rounded)?;
         } else {
             println!("skipped: there is no {}", path.display());
         }

@@ -291,6 +291,7 @@ impl Collector for EngineCollector {
                 "Guesses that came true",
                 stats.accepted_tokens,
             ),
+            ("wharf:draft_model_passes", "Passes of the draft model", stats.draft_passes),
             ("wharf:forced_tokens", "Tokens that a constraint forced", stats.forced_tokens),
             ("wharf:late_masks", "Masks that came after their logits", stats.late_masks),
             ("wharf:engine_steps", "Steps of the engine", stats.steps),

@@ -167,11 +167,14 @@ pub(crate) struct EngineOptions {
     #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
     #[arg(value_name = "BOOL")]
     pub(crate) no_prefix_caching: bool,
-    /// How to guess what answers go on with. ngram looks where the last tokens stood before; what
-    /// followed them then is computed beside the next token, where that is likely to save time.
-    /// Answers are the same with it and without; those that quote their prompt come sooner.
-    #[arg(long, value_name = "METHOD", default_value = "ngram")]
+    /// How to guess what answers go on with. Guessed tokens are computed beside the next one, where
+    /// that is likely to save time. Answers are the same with it and without.
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub(crate) speculative_method: SpeculativeMethod,
+    /// A smaller model of the same vocabulary that guesses for this one; given as --model is. Its
+    /// weights are computed as this one's are, and its keys and values share --kv-cache-memory.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft_model: Option<String>,
     /// Most tokens guessed at once.
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) num_speculative_tokens: NonZeroUsize,
@@ -261,9 +264,14 @@ pub(crate) enum ActivationsName {
 /// How to guess what answers go on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SpeculativeMethod {
-    /// By what followed the same tokens before.
+    /// As ngram; and as draft, where there is a --draft-model and it does better.
+    Auto,
+    /// By what followed the same tokens before: good where answers quote their prompts or
+    /// themselves.
     Ngram,
-    /// Not at all.
+    /// By the --draft-model.
+    Draft,
+    /// Not at all, whatever --draft-model says.
     Off,
 }
 

@@ -271,13 +271,14 @@ fn texts_of(key: &str, value: &Value) -> Result<Vec<OsStr>> {
 /// where they came from.
 ///
 /// The API key is left out unless it was typed as a flag (and so is visible already): the child
-/// inherits the environment, and is told which file to read.
+/// inherits the environment, and is told which file to read. So is the draft model, which the
+/// parent fetches as it does the model: the child gets a path.
 pub(crate) fn engine_flags(serve: &ArgMatches) -> Vec<OsString> {
     let mut flags = Vec::new();
     for arg in EngineOptions::augment_args(Command::new("engine")).get_arguments() {
         let (id, Some(long)) = (arg.get_id().as_str(), arg.get_long()) else { continue };
         let typed = serve.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
-        if id == "api_key" && !typed {
+        if (id == "api_key" && !typed) || id == "draft_model" {
             continue;
         }
         for value in serve.get_raw(id).into_iter().flatten() {

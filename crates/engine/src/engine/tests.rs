@@ -1,6 +1,7 @@
 //! The engine on a fake runner, step by step, without its thread.
 
 mod constrained;
+mod draft;
 mod speculation;
 mod thread;
 mod workload;
@@ -27,6 +28,7 @@ fn config() -> EngineConfig {
         num_blocks: 64,
         prefix_caching: true,
         num_speculative_tokens: 0,
+        ngram_lookup: true,
         eos_token_ids: vec![EOS],
     }
 }
@@ -84,9 +86,13 @@ impl Bench {
     }
 
     fn with_runner(config: EngineConfig, runner: FakeRunner) -> Self {
+        Self::with_draft(config, runner, None)
+    }
+
+    fn with_draft(config: EngineConfig, runner: FakeRunner, draft: Option<DraftModel>) -> Self {
         config.validate().unwrap();
         let log = Arc::clone(&runner.log);
-        Self { core: Core::new(Box::new(runner), config, Arc::default()), log }
+        Self { core: Core::new(Box::new(runner), draft, config, Arc::default()), log }
     }
 
     fn submit(&mut self, request: GenerateRequest) -> Result<Vec<Receiver>, SubmitError> {
@@ -106,6 +112,7 @@ impl Bench {
     fn step(&mut self) {
         self.core.step();
         self.core.scheduler.check();
+        self.core.draft.iter().for_each(Draft::check);
     }
 
     fn finish(&mut self) {

@@ -52,6 +52,7 @@ impl Default for Setup {
                 num_blocks: 1024,
                 prefix_caching: true,
                 num_speculative_tokens: 4,
+                ngram_lookup: true,
                 eos_token_ids: vec![END],
             },
             config: ServerConfig {

@@ -20,6 +20,22 @@ pub(crate) fn model(
     options: &ComputeOptions,
     max_model_len: Option<usize>,
 ) -> Result<Model> {
+    let load_options = load_options(options, max_model_len)?;
+    tracing::info!("{load_options:?}");
+    Ok(Model::load(path, &load_options)?)
+}
+
+/// Loads the draft model at `path` to guess for `model`, on its threads.
+pub(crate) fn draft_model(
+    path: &Path,
+    options: &ComputeOptions,
+    max_model_len: Option<usize>,
+    model: &Model,
+) -> Result<Model> {
+    Ok(model.load_beside(path, &load_options(options, max_model_len)?)?)
+}
+
+fn load_options(options: &ComputeOptions, max_model_len: Option<usize>) -> Result<LoadOptions> {
     let activations = match options.activations {
         // With smollm2 in Q4_1: half as fast again, perplexity times 1.001 (2 cores of an AMD EPYC with
         // AVX2, November 2026).
@@ -33,9 +49,7 @@ pub(crate) fn model(
         QuantizeName::Int8 => Some(Quantization::Int8),
         QuantizeName::Int4 => Some(Quantization::Int4),
     };
-    let load_options = LoadOptions { isa, threads, activations, quantization, max_model_len };
-    tracing::info!("{load_options:?}");
-    Ok(Model::load(path, &load_options)?)
+    Ok(LoadOptions { isa, threads, activations, quantization, max_model_len })
 }
 
 /// The kernels asked for, or the best there are.

@@ -28,12 +28,13 @@ pub(crate) async fn run(args: &ServeArgs, settings: &Settings) -> Result<()> {
     };
     let starting = async {
         let model = model_source::fetch(&args.model, &args.hub).await?;
+        let draft = engine::fetch_draft(&args.engine, &args.hub).await?;
         let config = GatewayConfig {
             state_dir,
             max_body_bytes: args.engine.max_body_bytes.0,
             drain_timeout: Duration::from_secs(args.engine.drain_timeout),
         };
-        let gateway = Gateway::start(config, engine_command(args, settings, &model)?)
+        let gateway = Gateway::start(config, engine_command(args, settings, &model, draft)?)
             .await
             .context("cannot start the gateway")?;
         Ok::<_, anyhow::Error>(gateway)
@@ -69,6 +70,7 @@ fn engine_command(
     args: &ServeArgs,
     settings: &Settings,
     model: &std::path::Path,
+    draft: Option<PathBuf>,
 ) -> Result<EngineCommand> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let matches = settings.matches.subcommand_matches("serve").context("not `wharf serve`")?;
@@ -76,6 +78,10 @@ fn engine_command(
     let model = std::path::absolute(model).context("cannot tell where the model is")?;
     let mut flags: Vec<OsString> = vec!["engine".into()];
     flags.extend(["--model".into(), model.into_os_string()]);
+    if let Some(draft) = draft {
+        let draft = std::path::absolute(draft).context("cannot tell where the draft model is")?;
+        flags.extend(["--draft-model".into(), draft.into_os_string()]);
+    }
     if args.engine.served_model_name.is_empty() {
         flags.push(format!("--served-model-name={}", args.model).into());
     }

@@ -139,12 +139,53 @@ fn an_engine_listens_on_a_socket_of_its_owner_and_ends_with_its_parent() {
 }
 
 #[test]
+fn an_engine_guesses_with_a_draft_model_and_answers_the_same() {
+    let answers = [None, Some("llama-gqa"), Some("llama-head-dim")].map(|draft| {
+        let mut command = engine();
+        if let Some(draft) = draft {
+            command.arg("--draft-model").arg(checkpoint(draft));
+        }
+        let mut engine = Wharf::start(&mut command);
+        let url = url_after(&engine.wait_for("/v1"), " at ");
+        let mut body = chat(&checkpoint(MODEL).display().to_string(), 100);
+        let greedy = content(&request(&format!("{url}/chat/completions"), Some(&body)).1);
+        (body["temperature"], body["seed"]) = (json!(1), json!(7));
+        let drawn = content(&request(&format!("{url}/chat/completions"), Some(&body)).1);
+        let metrics = request(&url.replace("/v1", "/metrics"), None).1;
+        let passes = metrics.lines().find_map(|line| {
+            line.strip_prefix("wharf:draft_model_passes_total ")?.parse::<u64>().ok()
+        });
+        assert_eq!(passes > Some(0), draft.is_some(), "{metrics}");
+        (greedy, drawn)
+    });
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(answers[0], answers[2]);
+}
+
+#[test]
+fn serve_hands_the_draft_model_on() {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = serve(state.path());
+    command.arg("--draft-model").arg(checkpoint("llama-head-dim"));
+    let mut wharf = Wharf::start(command.args(["--log-level", "info"]));
+    wharf.wait_for("Stop with Ctrl-C");
+    let child = child_of(wharf.pid()).expect("no engine");
+    let line = std::fs::read_to_string(format!("/proc/{child}/cmdline")).unwrap();
+    let named: Vec<&str> = line.split('\0').filter(|flag| flag.contains("draft")).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+}
+
+#[test]
 fn wrong_settings_of_an_engine_are_errors() {
+    let qwen = checkpoint("qwen2").display().to_string();
     for (flags, expected) in [
         (["--max-model-len", "99999999"], "longer than"),
         (["--kv-cache-memory", "1"], "--kv-cache-memory"),
         (["--chat-template", "/no/such.jinja"], "/no/such.jinja"),
         (["--max-num-seqs", "0"], "--max-num-seqs"),
+        (["--draft-model", "/no/such"], "/no/such"),
+        (["--draft-model", &qwen], "vocabulary"),
+        (["--speculative-method", "draft"], "--draft-model"),
     ] {
         let (status, _, err) = output(engine().args(flags));
         assert!(!status.success() && err.contains(expected), "{err:?} lacks {expected:?}");

@@ -58,7 +58,7 @@ fn compare(period: Option<u64>, request: &GenerateRequest) -> (EngineStats, Engi
 }
 
 /// Greedy and drawn, with all that looks at the tokens before, and all that may end an answer.
-fn all_params() -> Vec<SamplingParams> {
+pub(super) fn all_params() -> Vec<SamplingParams> {
     let plain = params(200);
     let drawn = |seed| SamplingParams { temperature: 0.7, seed: Some(seed), ..plain.clone() };
     vec![

@@ -46,7 +46,7 @@ prop_compose! {
 prop_compose! {
     fn any_config()(
         max_running in 1usize..6, extra in 0usize..40, num_blocks in 8usize..20,
-        prefix_caching in any::<bool>(),
+        (prefix_caching, ngram_lookup) in (any::<bool>(), any::<bool>()),
         num_speculative_tokens in prop_oneof![Just(0usize), 1usize..7],
     ) -> EngineConfig {
         EngineConfig {
@@ -55,6 +55,7 @@ prop_compose! {
             num_blocks,
             prefix_caching,
             num_speculative_tokens,
+            ngram_lookup,
             ..config()
         }
     }
@@ -88,9 +89,12 @@ proptest! {
     #[test]
     fn a_request_gets_the_same_in_any_company(
         config in any_config(), acts in prop::collection::vec(any_act(), 1..30), late: bool,
-        period in prop::option::of(3u64..24),
+        period in prop::option::of(3u64..24), twist in prop::option::of(0u64..2),
     ) {
         let mut bench = speculation::bench(config.clone(), period);
+        if let Some(twist) = twist {
+            bench = draft::beside(bench, &config, twist, period);
+        }
         if late {
             // Most masks are not there in time then.
             bench.core.mask_patience = std::time::Duration::ZERO;

@@ -1,6 +1,7 @@
 //! `wharf engine`: one model, loaded and served. The only place where the model, the text, the
 //! engine and the server meet; each knows nothing of the others' making.
 
+mod draft;
 mod formats;
 mod kv_cache;
 mod memory;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::net::{TcpListener, UnixListener};
-use wharf_engine::{Engine, EngineConfig};
+use wharf_engine::{DraftModel, Engine, EngineConfig};
 use wharf_model::{GenerationDefaults, ModelInfo};
 use wharf_server::{Listener, SamplingDefaults, ServedModel, ServerConfig};
 use wharf_text::template::ChatTemplate;
@@ -20,6 +21,7 @@ use wharf_text::tokenizer::Tokenizer;
 use super::{loading, model_source};
 use crate::cli::{EngineArgs, EngineOptions, SpeculativeMethod};
 use crate::shutdown::{Heed, Shutdown};
+pub(crate) use draft::fetch as fetch_draft;
 
 /// Tokens that end an assistant's turn. Files often name one end-of-sequence token only, while the
 /// template ends turns with another; without it, the model would go on to play the user.
@@ -34,9 +36,11 @@ pub(crate) async fn run(args: &EngineArgs) -> Result<()> {
     let listener = listen(args).await?;
     let serving = async {
         let path = model_source::fetch(&args.model, &args.hub).await?;
+        let draft = fetch_draft(&args.engine, &args.hub).await?;
         let (name, options) = (args.model.clone(), args.engine.clone());
         // On a thread of its own, so that a signal in the middle of it is heeded.
-        let loading = tokio::task::spawn_blocking(move || load(&path, &name, &options));
+        let loading =
+            tokio::task::spawn_blocking(move || load(&path, draft.as_deref(), &name, &options));
         let served = loading.await.context("loading the model failed")??;
         tracing::info!("{} is ready after {:?}", served.names[0], began.elapsed());
         announce(args, &listener, &served.names[0]);
@@ -94,8 +98,13 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<TcpListener> {
     })
 }
 
-/// Loads the model and starts its engine.
-fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<ServedModel> {
+/// Loads the model, and the one that guesses for it, and starts their engine.
+fn load(
+    path: &Path,
+    draft: Option<&Path>,
+    given_name: &str,
+    options: &EngineOptions,
+) -> Result<ServedModel> {
     let max_model_len = options.max_model_len.map(NonZeroUsize::get);
     let mut model = loading::model(path, &options.compute, max_model_len)?;
     let tokenizer = loading::tokenizer(&model.info().tokenizer)?;
@@ -116,19 +125,33 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
         );
     }
 
+    let draft = draft.map(|path| draft::load(path, &options.compute, &model, tokenizer.as_ref()));
+    let mut draft = draft.transpose()?;
     let format = loading::kv_format(&options.compute);
+    let draft_block_bytes = draft.as_ref().map_or(0, |draft| draft.kv_block_bytes(format));
     let plan = kv_cache::plan(&kv_cache::Request {
         trained_len: model.info().max_model_len,
-        block_bytes: model.kv_block_bytes(format),
+        block_bytes: model.kv_block_bytes(format) + draft_block_bytes,
         available: memory::available(),
         options,
     })?;
-    tracing::info!("{plan:?}");
+    let bytes = plan.num_blocks.saturating_mul(model.kv_block_bytes(format) + draft_block_bytes);
+    tracing::info!("{plan:?}, {} MB for keys and values", bytes / 1_000_000);
     model.allocate_kv(plan.num_blocks, format);
+    if let Some(draft) = &mut draft {
+        let megabytes = plan.num_blocks.saturating_mul(draft_block_bytes) / 1_000_000;
+        tracing::info!("of them {megabytes} MB are the draft model's");
+        draft.allocate_kv(plan.num_blocks, format);
+    }
 
     let defaults = sampling_defaults(&model.info().generation);
-    let engine = Engine::start(
+    let draft = draft.map(|draft| DraftModel {
+        max_model_len: draft.info().max_model_len,
+        runner: Box::new(draft),
+    });
+    let engine = Engine::start_with_draft(
         Box::new(model),
+        draft,
         EngineConfig {
             max_batched_tokens: options.max_num_batched_tokens.get(),
             max_running: options.max_num_seqs.get(),
@@ -137,9 +160,13 @@ fn load(path: &Path, given_name: &str, options: &EngineOptions) -> Result<Served
             num_blocks: plan.num_blocks,
             prefix_caching: !options.no_prefix_caching,
             num_speculative_tokens: match options.speculative_method {
-                SpeculativeMethod::Ngram => options.num_speculative_tokens.get(),
                 SpeculativeMethod::Off => 0,
+                _ => options.num_speculative_tokens.get(),
             },
+            ngram_lookup: matches!(
+                options.speculative_method,
+                SpeculativeMethod::Auto | SpeculativeMethod::Ngram
+            ),
             eos_token_ids,
         },
     )
