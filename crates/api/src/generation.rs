@@ -133,7 +133,7 @@ request_fields! {
         pub request_id: Option<String>,
         /// Routes a conversation to one replica; without meaning for one model server.
         pub session_id: Option<String>,
-        /// Lower runs first; default 0; others are refused.
+        /// Lower runs first; default 0. Others are refused unless the server schedules by priority.
         pub priority: Option<Integer>,
         /// 1..=1024 characters; prefix-cache hits only between equal salts; default none.
         pub cache_salt: Option<String>,

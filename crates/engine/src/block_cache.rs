@@ -141,6 +141,11 @@ impl BlockCache {
         self.index.get(&Key { parent, tokens }).copied()
     }
 
+    /// How many sequences' block tables have the block.
+    pub(crate) fn references(&self, id: BlockId) -> u32 {
+        self.blocks[id as usize].references
+    }
+
     /// One more reference to a block of the index.
     pub(crate) fn acquire(&mut self, id: BlockId) {
         let block = &mut self.blocks[id as usize];

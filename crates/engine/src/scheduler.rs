@@ -5,7 +5,8 @@
 //! never stalls the streams beside it; what is left of the budget, or less where that would stretch
 //! the streams' gaps (`pace`), goes to chunks of prefill in order of rank (priority, then arrival).
 //! Nothing overtakes a sequence of better rank that waits for a slot or for blocks; one that waits
-//! for another choice to compute their prompt lets others by.
+//! for another choice to compute their prompt lets others by. One of more important priority takes
+//! slot and blocks from running ones, if it cannot be admitted otherwise.
 //!
 //! Why it always makes progress: a sequence gets blocks for all its tokens when it is admitted, so
 //! only decode rows ask for more; when none is left, the running sequence of the worst rank loses
@@ -20,6 +21,8 @@
 //! doesn't fill a block. No block is ever written by two sequences, so none is ever copied.
 //!
 //! Pure: no threads, no clock, no model.
+
+mod make_way;
 
 use std::{
     collections::BTreeMap,
@@ -84,6 +87,8 @@ struct Blocked {
     releases: u64,
     /// The first block of its tokens that was not in the index.
     missing: Option<(Parent, BlockTokens)>,
+    /// Nor would it be let in if those of less important priority made way.
+    hopeless: bool,
 }
 
 /// All sequences and all blocks.
@@ -147,6 +152,7 @@ impl Scheduler {
     ) -> Plan {
         self.drop_cancelled();
         let mut plan = Plan::default();
+        self.make_way(&mut plan);
         self.plan_decode(&mut plan, prefill_rows, speculation, drafts);
         let most = match plan.batch.tokens.len() {
             0 => self.max_batched_tokens,
@@ -409,7 +415,8 @@ impl Scheduler {
         if self.cache.num_available() < needed - num_cached + self.running.len() {
             let missing = self.missing_block(rank, &block_table);
             self.cache.release_table(&mut block_table);
-            self.blocked = Some(Blocked { rank, releases: self.cache.num_releases(), missing });
+            let releases = self.cache.num_releases();
+            self.blocked = Some(Blocked { rank, releases, missing, hopeless: false });
             return Admission::Full;
         }
         block_table.extend((num_cached..needed).map_while(|_| self.cache.allocate()));

@@ -62,6 +62,7 @@ fn prepare(
     let options = validate::choice_options(fields, logprobs)?;
     let params = validate::sampling(state, fields, logprobs)?;
     let cache_salt = validate::cache_salt(fields)?;
+    let priority = validate::priority(state, fields)?;
     let rendering = Rendering {
         add_generation_prompt: request.add_generation_prompt,
         continue_final_message: request.continue_final_message,
@@ -91,8 +92,15 @@ fn prepare(
         prompt_token_ids: return_token_ids.then(|| ids.clone()),
         choices: vec![ChoiceState::default(); n],
     };
-    let job =
-        Job { prompts: vec![ids], params: vec![params], n, options, cache_salt, constraint: None };
+    let job = Job {
+        prompts: vec![ids],
+        params: vec![params],
+        n,
+        options,
+        cache_salt,
+        priority,
+        constraint: None,
+    };
     Ok(Plan { job, held_to, format, streaming })
 }
 

@@ -55,6 +55,7 @@ fn prepare(
     let options = ChoiceOptions { stop_rule, parts, ..options };
     let params = validate::sampling(state, fields, logprobs)?;
     let cache_salt = validate::cache_salt(fields)?;
+    let priority = validate::priority(state, fields)?;
     let prompts = prompts(state, request, n)?;
     validate::copies(&params, prompts.len())?;
     let params = prompts
@@ -83,6 +84,7 @@ fn prepare(
         n,
         options,
         cache_salt,
+        priority,
         constraint: None,
     };
     Ok(Plan { job, held_to, format, streaming })

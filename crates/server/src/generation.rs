@@ -23,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) n: usize,
     pub(crate) options: ChoiceOptions,
     pub(crate) cache_salt: Option<Arc<str>>,
+    /// Lower runs first.
+    pub(crate) priority: i64,
     /// What every answer must look like.
     pub(crate) constraint: Option<Constraint>,
 }
@@ -66,8 +68,7 @@ impl Generation {
                 n: job.n,
                 params,
                 cache_salt: job.cache_salt.clone(),
-                // Else anybody could overtake everybody: `refuse` takes no other.
-                priority: 0,
+                priority: job.priority,
                 constraint: job.constraint.clone(),
             };
             let receivers = state.engine.submit(request)?;

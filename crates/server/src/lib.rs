@@ -104,6 +104,8 @@ pub struct ServerConfig {
     pub sse_keep_alive: Duration,
     /// How long running requests may go on after the shutdown signal.
     pub drain_timeout: Duration,
+    /// Take requests' `priority`; otherwise one other than 0 is refused.
+    pub priority_scheduling: bool,
     /// Origins allowed by CORS; empty allows any.
     pub cors_origins: Vec<String>,
 }

@@ -42,8 +42,6 @@ pub(crate) fn generation(fields: &GenerationFields) -> Result<(), ApiError> {
     )?;
     let routed = fields.routed_experts_prompt_start.is_some_and(|start| start != Integer(0));
     refuse_if(routed, "routed_experts_prompt_start", "not yet")?;
-    let ranked = fields.priority.is_some_and(|priority| priority != Integer(0));
-    refuse_if(ranked, "priority", "only 0 is: requests run in order of arrival")?;
     refuse_if(fields.kv_transfer_params.is_some(), "kv_transfer_params", "there is one engine")?;
     refuse_if(fields.ec_transfer_params.is_some(), "ec_transfer_params", "there is one engine")?;
     refuse_if(fields.vllm_xargs.is_some(), "vllm_xargs", "there are no plugins")

@@ -274,6 +274,21 @@ pub(crate) fn thinking_budget(fields: &GenerationFields) -> Result<Option<usize>
     }
 }
 
+/// `priority`: lower runs first.
+///
+/// # Errors
+/// One other than 0 where requests run in order of arrival: else anybody could overtake everybody.
+pub(crate) fn priority(state: &AppState, fields: &GenerationFields) -> Result<i64, ApiError> {
+    let Integer(priority) = fields.priority.unwrap_or(Integer(0));
+    if priority != 0 && !state.config.priority_scheduling {
+        // vLLM's words: clients look for them, and ask again without the field.
+        let reason = "Priority scheduling is not enabled: requests run in order of arrival, unless the \
+                      server is started with --scheduling-policy priority";
+        return Err(ApiError::unsupported("priority", reason));
+    }
+    Ok(priority)
+}
+
 /// `cache_salt`.
 pub(crate) fn cache_salt(
     fields: &GenerationFields,

@@ -155,6 +155,10 @@ pub(crate) struct EngineOptions {
     /// Most requests that wait; one more is answered 429 at once.
     #[arg(long, value_name = "N", default_value = "256")]
     pub(crate) max_num_queued_reqs: NonZeroUsize,
+    /// Who goes first, of those that wait and those that run. fcfs goes by arrival, and refuses
+    /// requests with a `priority` other than 0.
+    #[arg(long, value_name = "POLICY", default_value = "fcfs")]
+    pub(crate) scheduling_policy: SchedulingPolicy,
     /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
     /// at most a quarter of the free memory].
     #[arg(long, value_name = "BYTES")]
@@ -259,6 +263,15 @@ pub(crate) enum ActivationsName {
     Auto,
     /// As they are.
     F32,
+}
+
+/// Who goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchedulingPolicy {
+    /// Who came first.
+    Fcfs,
+    /// Requests of lower `priority`, and of equals who came first.
+    Priority,
 }
 
 /// How to guess what answers go on with.

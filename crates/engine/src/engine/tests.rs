@@ -2,6 +2,7 @@
 
 mod constrained;
 mod draft;
+mod priority;
 mod speculation;
 mod thread;
 mod workload;

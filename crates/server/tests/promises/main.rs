@@ -25,6 +25,8 @@ mod logprobs;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod priority;
+#[cfg(test)]
 mod prompts;
 #[cfg(test)]
 mod script;

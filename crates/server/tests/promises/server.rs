@@ -60,6 +60,7 @@ impl Default for Setup {
                 max_body_bytes: 1 << 20,
                 sse_keep_alive: Duration::from_secs(15),
                 drain_timeout: Duration::from_secs(10),
+                priority_scheduling: false,
                 cors_origins: Vec::new(),
             },
             defaults: SamplingDefaults { temperature: Some(0.0), ..SamplingDefaults::default() },

@@ -19,7 +19,7 @@ use wharf_text::template::ChatTemplate;
 use wharf_text::tokenizer::Tokenizer;
 
 use super::{loading, model_source};
-use crate::cli::{EngineArgs, EngineOptions, SpeculativeMethod};
+use crate::cli::{EngineArgs, EngineOptions, SchedulingPolicy, SpeculativeMethod};
 use crate::shutdown::{Heed, Shutdown};
 pub(crate) use draft::fetch as fetch_draft;
 
@@ -231,6 +231,7 @@ fn server_config(options: &EngineOptions) -> ServerConfig {
         max_body_bytes: options.max_body_bytes.0,
         sse_keep_alive: Duration::from_secs(options.sse_keep_alive),
         drain_timeout: Duration::from_secs(options.drain_timeout),
+        priority_scheduling: options.scheduling_policy == SchedulingPolicy::Priority,
         cors_origins: options.cors_origin.clone(),
     }
 }
