@@ -2,13 +2,14 @@
 //!
 //! `kernels` runs the kernels' own benchmark. `engine` runs the table of docs/performance.md, ours
 //! and the peer alternating, each figure beside the machine's limit where there is one. `server`
-//! is a single load of one's own choice. `make-model` makes what they measure. All figures depend
+//! is a single load of one's own choice. `pressure` counts what a cache that is too small costs. `make-model` makes what they measure. All figures depend
 //! on the machine and on what else it does, so its load average stands beside them.
 
 mod engine;
 mod http;
 mod machine;
 mod make_model;
+mod pressure;
 mod process;
 mod server;
 mod shape;
@@ -33,6 +34,8 @@ enum What {
     Server(server::ServerArgs),
     /// The whole table, and a peer beside it
     Engine(Box<engine::EngineArgs>),
+    /// The server with a cache too small for its streams
+    Pressure(pressure::PressureArgs),
     /// Make a model of random weights in a published shape
     MakeModel(make_model::MakeModelArgs),
 }
@@ -42,6 +45,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         What::Kernels => tools::run(tools::cargo().args(["bench", "--package", "wharf-kernels"])),
         What::Server(args) => server::run(args),
         What::Engine(args) => engine::run(args),
+        What::Pressure(args) => pressure::run(args),
         What::MakeModel(args) => make_model::run(args),
     }
 }

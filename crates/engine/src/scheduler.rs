@@ -41,6 +41,13 @@ use crate::{
     speculation::{Guess, Origin, Speculation, Wager},
 };
 
+/// Blocks that are kept for each running sequence to grow into, as far as it may still grow, when one
+/// more is admitted. The fewer, the more run at once; the more, the fewer are preempted. With a
+/// quarter to a half of the blocks that the streams would need, one block made them compute 0.3 to
+/// 0.5 tokens again for each token they got, two 0.2 to 0.4 with half the preemptions and hardly more
+/// steps, four 0.1 to 0.25 but up to a sixth more steps (`engine/tests/pressure.rs`, counted).
+const HEADROOM: usize = 2;
+
 /// What runs in one step.
 #[derive(Default)]
 pub(crate) struct Plan {
@@ -108,6 +115,7 @@ pub(crate) struct Scheduler {
     prefix_cache_hits: u64,
     prompt_tokens: u64,
     preemptions: u64,
+    recomputed_tokens: u64,
 }
 
 impl Scheduler {
@@ -128,6 +136,7 @@ impl Scheduler {
             prefix_cache_hits: 0,
             prompt_tokens: 0,
             preemptions: 0,
+            recomputed_tokens: 0,
         }
     }
 
@@ -168,6 +177,8 @@ impl Scheduler {
     pub(crate) fn commit(&mut self, rank: Rank, num_rows: usize) {
         let Some(sequence) = self.running.get_mut(&rank) else { return };
         let first = sequence.num_computed / BLOCK_TOKENS;
+        let again = sequence.num_lost.saturating_sub(sequence.num_computed).min(num_rows);
+        self.recomputed_tokens += again as u64;
         sequence.num_computed += num_rows;
         debug_assert!(sequence.num_computed <= sequence.len(), "a guess is taken for a token");
         let filled = first..sequence.num_computed / BLOCK_TOKENS;
@@ -227,6 +238,7 @@ impl Scheduler {
         stats.prefix_cache_hits = self.prefix_cache_hits;
         stats.prompt_tokens = self.prompt_tokens;
         stats.preemptions = self.preemptions;
+        stats.recomputed_tokens = self.recomputed_tokens;
     }
 
     fn drop_cancelled(&mut self) {
@@ -349,6 +361,7 @@ impl Scheduler {
     fn preempt_worst(&mut self) {
         if let Some((rank, mut sequence)) = self.running.pop_last() {
             self.cache.release_table(&mut sequence.block_table);
+            sequence.num_lost = sequence.num_lost.max(sequence.num_computed);
             sequence.num_computed = 0;
             // Its last row will be computed again.
             if let Some(constrained) = &mut sequence.constrained {
@@ -411,8 +424,9 @@ impl Scheduler {
             self.cache.acquire(id);
         }
         let num_cached = block_table.len();
-        // One block for each running sequence to grow into: else it would soon be preempted.
-        if self.cache.num_available() < needed - num_cached + self.running.len() {
+        // Room to grow into: else it, or another, would soon be preempted.
+        let headroom = self.headroom(sequence, self.running.values());
+        if self.cache.num_available() < needed - num_cached + headroom {
             let missing = self.missing_block(rank, &block_table);
             self.cache.release_table(&mut block_table);
             let releases = self.cache.num_releases();
@@ -434,6 +448,16 @@ impl Scheduler {
             plan.started.push(Started { request, cached_tokens });
         }
         Admission::Admitted
+    }
+
+    /// Blocks that are kept for a sequence and those beside it to grow into.
+    fn headroom<'a>(
+        &self,
+        sequence: &'a Sequence,
+        others: impl Iterator<Item = &'a Sequence>,
+    ) -> usize {
+        let growth = |s: &Sequence| s.growth(self.max_model_len).min(HEADROOM);
+        growth(sequence) + others.map(growth).sum::<usize>()
     }
 
     /// A waiting sequence was refused for want of blocks, and since then none has been given back,

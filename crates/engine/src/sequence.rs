@@ -52,6 +52,8 @@ pub(crate) struct Sequence {
     /// Positions whose keys and values are in the cache; less than [`Self::len`], but while a
     /// constraint's mask is awaited.
     pub(crate) num_computed: usize,
+    /// Positions that were computed once, before it was last preempted.
+    pub(crate) num_lost: usize,
     /// Where the answer stands in its grammar, if it has one.
     pub(crate) constrained: Option<Constrained>,
     /// How guesses of what follows have fared.
@@ -72,6 +74,7 @@ impl Sequence {
             output: Vec::new(),
             block_table: Vec::new(),
             num_computed: 0,
+            num_lost: 0,
             constrained,
             drafter: Drafter::default(),
             sink,
@@ -137,6 +140,14 @@ impl Sequence {
     /// Blocks for all its tokens.
     pub(crate) fn num_blocks_needed(&self) -> usize {
         self.len().div_ceil(BLOCK_TOKENS)
+    }
+
+    /// Blocks that it may still come to need, beyond those that it has or needs now.
+    pub(crate) fn growth(&self, max_model_len: usize) -> usize {
+        // The last token of an answer is never run through the model.
+        let longest = (self.len() + self.room(max_model_len)).saturating_sub(1);
+        let now = self.num_blocks_needed().max(self.block_table.len());
+        longest.div_ceil(BLOCK_TOKENS).saturating_sub(now)
     }
 
     /// Positions that its blocks have beyond its tokens.

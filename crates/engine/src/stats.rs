@@ -28,6 +28,9 @@ pub struct EngineStats {
     pub prefix_cache_hits: u64,
     /// Sequences that lost their blocks to another and were put back in the queue.
     pub preemptions: u64,
+    /// Tokens that were computed again because their sequence had lost its blocks, and what they
+    /// held could not be found any more.
+    pub recomputed_tokens: u64,
     /// Prompt tokens of the requests scheduled; each request counts once, cached tokens too.
     pub prompt_tokens: u64,
     /// Tokens sampled or forced, end-of-sequence and stop tokens too.
@@ -68,6 +71,7 @@ pub(crate) struct Shared {
     prefix_cache_queries: AtomicU64,
     prefix_cache_hits: AtomicU64,
     preemptions: AtomicU64,
+    recomputed_tokens: AtomicU64,
     prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
     forced_tokens: AtomicU64,
@@ -92,6 +96,7 @@ impl Shared {
         self.prefix_cache_queries.store(stats.prefix_cache_queries, Relaxed);
         self.prefix_cache_hits.store(stats.prefix_cache_hits, Relaxed);
         self.preemptions.store(stats.preemptions, Relaxed);
+        self.recomputed_tokens.store(stats.recomputed_tokens, Relaxed);
         self.prompt_tokens.store(stats.prompt_tokens, Relaxed);
         self.generation_tokens.store(stats.generation_tokens, Relaxed);
         self.forced_tokens.store(stats.forced_tokens, Relaxed);
@@ -116,6 +121,7 @@ impl Shared {
             prefix_cache_queries: self.prefix_cache_queries.load(Relaxed),
             prefix_cache_hits: self.prefix_cache_hits.load(Relaxed),
             preemptions: self.preemptions.load(Relaxed),
+            recomputed_tokens: self.recomputed_tokens.load(Relaxed),
             prompt_tokens: self.prompt_tokens.load(Relaxed),
             generation_tokens: self.generation_tokens.load(Relaxed),
             forced_tokens: self.forced_tokens.load(Relaxed),

@@ -282,6 +282,11 @@ impl Collector for EngineCollector {
             ("vllm:prefix_cache_queries", "Prompt tokens looked up", stats.prefix_cache_queries),
             ("vllm:prefix_cache_hits", "Prompt tokens found", stats.prefix_cache_hits),
             ("vllm:num_preemptions", "Preemptions", stats.preemptions),
+            (
+                "wharf:recomputed_tokens",
+                "Tokens computed again after a preemption",
+                stats.recomputed_tokens,
+            ),
             ("vllm:prompt_tokens", "Prompt tokens", stats.prompt_tokens),
             ("vllm:generation_tokens", "Tokens generated", stats.generation_tokens),
             ("vllm:spec_decode_num_drafts", "Guesses of how a text goes on", stats.drafts),

@@ -76,6 +76,14 @@ pub(super) fn is_healthy(port: u16) -> bool {
     server.send("GET", "/health", "").is_ok()
 }
 
+/// The text of `GET /metrics`.
+pub(super) fn metrics(port: u16) -> Result<String> {
+    let server = Endpoint { authority: format!("127.0.0.1:{port}"), prefix: String::new() };
+    let mut text = String::new();
+    server.send("GET", "/metrics", "")?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// A piece of an answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Event {

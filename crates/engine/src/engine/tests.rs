@@ -2,6 +2,7 @@
 
 mod constrained;
 mod draft;
+mod pressure;
 mod priority;
 mod speculation;
 mod thread;

@@ -41,18 +41,18 @@ impl Scheduler {
     /// were gone.
     fn could_make_way(&self, rank: Rank) -> bool {
         let Some(sequence) = self.waiting.get(&rank) else { return false };
-        let mut staying = 0;
+        let mut staying = Vec::new();
         let mut given_back: HashMap<BlockId, u32> = HashMap::new();
         for (other, running) in &self.running {
             if other.priority <= rank.priority {
-                staying += 1;
+                staying.push(running);
                 continue;
             }
             for &id in &running.block_table {
                 *given_back.entry(id).or_default() += 1;
             }
         }
-        if staying >= self.max_running {
+        if staying.len() >= self.max_running {
             return false;
         }
         let free = given_back.iter().filter(|&(&id, &count)| self.cache.references(id) == count);
@@ -62,6 +62,7 @@ impl Scheduler {
             .iter()
             .filter(|&&id| self.cache.references(id) > given_back.get(&id).copied().unwrap_or(0));
         let needed = sequence.num_blocks_needed() - shared.count();
-        self.cache.num_available() + free.count() >= needed + staying
+        let headroom = self.headroom(sequence, staying.into_iter());
+        self.cache.num_available() + free.count() >= needed + headroom
     }
 }
