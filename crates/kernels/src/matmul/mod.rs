@@ -21,6 +21,7 @@ mod bfloat_rows;
 mod few_rows;
 mod many_rows;
 mod pack;
+mod pack_codes;
 mod panel;
 mod quantised_rows;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::{
     quant::{Format, QuantizationError},
     team::{SharedSlice, Team},
 };
+pub use pack_codes::{CodeBits, CodedRow, CodedShape, ReadRows};
 use panel::Weights;
 
 /// In what numbers the rows of x meet the weights.
@@ -134,18 +136,43 @@ impl PackedMatrix {
         // With no columns the rows cost nothing in `src`, and still a vector each in `y`.
         match row_bytes {
             Some(row_bytes) if need == Some(src.len()) => {
-                let error = Mutex::default();
-                let source =
-                    pack::Source { format, rows, cols, src, row_bytes, into, error, row_of };
-                Ok(Self {
-                    rows,
-                    cols,
-                    weights: source.pack(team),
-                    activations: Activations::F32,
-                    quantization_error: source.error.into_inner().unwrap_or_default(),
-                })
+                let origin = pack::Origin::Bytes { format, src, row_bytes, row_of };
+                Ok(Self::pack_source(team, rows, cols, into, origin))
             }
             _ => Err(PackError { rows, cols, format, need, got: src.len() }),
+        }
+    }
+
+    /// Packs rows that `read` writes, `[cols]` each: as they are (`into` F32), or quantised to Q8_0 or
+    /// Q4_1, of which `cols` must be a whole number of blocks.
+    ///
+    /// # Panics
+    /// For other formats, and where `cols` does not fit.
+    pub fn pack_floats(
+        into: Format,
+        team: &Team,
+        rows: usize,
+        cols: usize,
+        read: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Self {
+        assert!(into.row_bytes(cols).is_some(), "{cols} columns in {into:?}");
+        Self::pack_source(team, rows, cols, into, pack::Origin::Floats(read))
+    }
+
+    fn pack_source(
+        team: &Team,
+        rows: usize,
+        cols: usize,
+        into: Format,
+        origin: pack::Origin<'_>,
+    ) -> Self {
+        let source = pack::Source { rows, cols, origin, into, error: Mutex::default() };
+        Self {
+            rows,
+            cols,
+            weights: source.pack(team),
+            activations: Activations::F32,
+            quantization_error: source.error.into_inner().unwrap_or_default(),
         }
     }
 

@@ -15,18 +15,28 @@ use crate::{
     team::{SharedSlice, Team},
 };
 
-/// A matrix as its file holds it, checked to have `rows` rows of `row_bytes`.
+/// A matrix to be packed.
 pub(super) struct Source<'a> {
-    pub(super) format: Format,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    pub(super) src: &'a [u8],
-    pub(super) row_bytes: usize,
-    /// The format to keep it in; if that is not `format`, one that weights are quantised to.
+    pub(super) origin: Origin<'a>,
+    /// The format to keep it in; if that is not the origin's, one that weights are quantised to.
     pub(super) into: Format,
     /// What that loses.
     pub(super) error: Mutex<QuantizationError>,
-    pub(super) row_of: &'a (dyn Fn(usize) -> usize + Sync),
+}
+
+/// Where rows come from.
+pub(super) enum Origin<'a> {
+    /// A matrix as its file holds it, checked to have the rows, of `row_bytes` each.
+    Bytes {
+        format: Format,
+        src: &'a [u8],
+        row_bytes: usize,
+        row_of: &'a (dyn Fn(usize) -> usize + Sync),
+    },
+    /// What a function writes, `[cols]`.
+    Floats(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
 
 impl Source<'_> {
@@ -49,20 +59,10 @@ impl Source<'_> {
                 cols: self.cols,
             }),
             Format::Q4_0 | Format::Q4_1 | Format::Q4K => {
-                Weights::Int4(self.coded(team, |codes, out, lane| {
-                    for (out, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
-                        out[lane] = eight_nibbles(*codes);
-                    }
-                }))
+                Weights::Int4(self.coded(team, put_nibbles))
             }
             Format::Q5_0 | Format::Q5_1 | Format::Q8_0 | Format::Q5K | Format::Q6K => {
-                Weights::Int8(self.coded(team, |codes, out, lane| {
-                    let pairs = out.as_chunks_mut::<2>().0;
-                    for (out, codes) in pairs.iter_mut().zip(codes.as_chunks::<8>().0) {
-                        let [even, odd] = even_and_odd(codes.map(i8::cast_unsigned));
-                        (out[0][lane], out[1][lane]) = (even, odd);
-                    }
-                }))
+                Weights::Int8(self.coded(team, put_bytes))
             }
         }
     }
@@ -72,14 +72,29 @@ impl Source<'_> {
         if self.cols == 0 { 0 } else { self.rows.div_ceil(LANES) }
     }
 
-    /// The source bytes of the rows of `panel`: `(lane, bytes)`.
-    fn rows_of(&self, panel: usize) -> impl Iterator<Item = (usize, &[u8])> {
+    /// Calls `put(lane, bytes)` for the rows of `panel`, in the format that they are kept in.
+    fn each_row(&self, panel: usize, mut put: impl FnMut(usize, &[u8])) {
         let first = panel * LANES;
-        (first..self.rows.min(first + LANES)).map(move |row| {
-            let from = (self.row_of)(row);
-            assert!(from < self.rows, "row_of({row}) = {from}, of {} rows", self.rows);
-            (row - first, &self.src[from * self.row_bytes..][..self.row_bytes])
-        })
+        let mut converted = Converted::default();
+        for row in first..self.rows.min(first + LANES) {
+            put(row - first, self.row(row, &mut converted));
+        }
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).add(converted.error);
+    }
+
+    fn row<'s>(&'s self, row: usize, converted: &'s mut Converted) -> &'s [u8] {
+        match self.origin {
+            Origin::Bytes { format, src, row_bytes, row_of } => {
+                let from = row_of(row);
+                assert!(from < self.rows, "row_of({row}) = {from}, of {} rows", self.rows);
+                let bytes = &src[from * row_bytes..][..row_bytes];
+                if format == self.into {
+                    return bytes;
+                }
+                converted.row(self, &|weights| dequantize(format, bytes, weights))
+            }
+            Origin::Floats(read) => converted.row(self, &|weights| read(row, weights)),
+        }
     }
 
     /// `[panels][cols]` numbers of `N` bytes.
@@ -90,11 +105,11 @@ impl Source<'_> {
     ) -> Buffer<[T; LANES]> {
         let mut data = Buffer::in_huge_pages(self.panels() * self.cols);
         team.run_chunks(&mut data, self.cols.max(1), &|panel, out: &mut [[T; LANES]], _| {
-            for (lane, bytes) in self.rows_of(panel) {
+            self.each_row(panel, |lane, bytes| {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
                     out[lane] = read(*bytes);
                 }
-            }
+            });
         });
         data
     }
@@ -104,11 +119,11 @@ impl Source<'_> {
         let words = self.cols / 2;
         let mut data = Buffer::in_huge_pages(self.panels() * words);
         team.run_chunks(&mut data, words.max(1), &|panel, out: &mut [[u32; LANES]], _| {
-            for (lane, bytes) in self.rows_of(panel) {
+            self.each_row(panel, |lane, bytes| {
                 for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     out[lane] = u32::from_le_bytes(*bytes);
                 }
-            }
+            });
         });
         data
     }
@@ -126,7 +141,7 @@ impl Source<'_> {
             let scales = packed.scales.shared();
             let minima = match &mut packed.minima {
                 Minima::Each(factors) => Some(factors.shared()),
-                Minima::Zero | Minima::OfScale(_) => None,
+                Minima::Zero | Minima::OfScale(_) | Minima::Zeros(_) => None,
             };
             let words = |cols: usize| cols / CODE_STEP * C::WORDS;
             let all = words(self.cols);
@@ -137,12 +152,8 @@ impl Source<'_> {
                 let mut scales = unsafe { scales.panel(panel, groups) };
                 // SAFETY: as above.
                 let mut minima = minima.as_ref().map(|m| unsafe { m.panel(panel, groups) });
-                let (mut block, mut requantised) = (Codes::default(), Requantised::default());
-                for (lane, bytes) in self.rows_of(panel) {
-                    let bytes = match self.into == self.format {
-                        true => bytes,
-                        false => requantised.row(self, bytes),
-                    };
+                let mut block = Codes::default();
+                self.each_row(panel, |lane, bytes| {
                     let blocks = bytes.chunks_exact(self.into.block_bytes());
                     for (i, bytes) in blocks.enumerate() {
                         block.decode(self.into, bytes);
@@ -153,8 +164,7 @@ impl Source<'_> {
                             minima.set(i, lane, block.min_unit, &block.min_steps);
                         }
                     }
-                }
-                self.error.lock().unwrap_or_else(PoisonError::into_inner).add(requantised.error);
+                });
             });
         }
         packed
@@ -163,23 +173,44 @@ impl Source<'_> {
 
 /// A row on its way to another format.
 #[derive(Default)]
-struct Requantised {
+struct Converted {
     weights: Vec<f32>, // [cols]
     bytes: Vec<u8>,
     back: Vec<f32>, // [cols]
     error: QuantizationError,
 }
 
-impl Requantised {
-    fn row(&mut self, source: &Source<'_>, bytes: &[u8]) -> &[u8] {
+impl Converted {
+    fn row(&mut self, source: &Source<'_>, read: &dyn Fn(&mut [f32])) -> &[u8] {
         self.weights.resize(source.cols, 0.0);
         self.bytes.resize(source.into.row_bytes(source.cols).unwrap_or(0), 0);
-        dequantize(source.format, bytes, &mut self.weights);
+        read(&mut self.weights);
+        if source.into == Format::F32 {
+            for (out, weight) in self.bytes.as_chunks_mut().0.iter_mut().zip(&self.weights) {
+                *out = weight.to_le_bytes();
+            }
+            return &self.bytes;
+        }
         quantize(source.into, &self.weights, &mut self.bytes);
         self.back.resize(source.cols, 0.0);
         dequantize(source.into, &self.bytes, &mut self.back);
         self.error.add(QuantizationError::of(&self.weights, &self.back));
         &self.bytes
+    }
+}
+
+/// Writes a row's codes of 4 bits to its lane.
+pub(super) fn put_nibbles(codes: &[i8], out: &mut [[u32; LANES]], lane: usize) {
+    for (out, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
+        out[lane] = eight_nibbles(*codes);
+    }
+}
+
+/// Writes a row's codes of 8 bits to its lane.
+pub(super) fn put_bytes(codes: &[i8], out: &mut [[u32; LANES]], lane: usize) {
+    for (out, codes) in out.as_chunks_mut::<2>().0.iter_mut().zip(codes.as_chunks::<8>().0) {
+        let [even, odd] = even_and_odd(codes.map(i8::cast_unsigned));
+        (out[0][lane], out[1][lane]) = (even, odd);
     }
 }
 

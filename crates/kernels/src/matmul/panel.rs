@@ -179,7 +179,7 @@ impl Panel for PairPanel<'_> {
     }
 }
 
-/// A number per group: `unit[group / 2^shift] · step[group]`, or `unit[group]` alone.
+/// A number per group: `unit[group / 2^shift] · step[group]`, or `unit[group / 2^shift]` alone.
 pub(super) struct Factors {
     pub(super) units: Buffer<Lanes<u16>>, // f16 bits, [panels][groups >> shift]
     pub(super) steps: Option<Buffer<Lanes<i8>>>, // [panels][groups]
@@ -194,6 +194,14 @@ pub(super) enum Minima {
     OfScale(f32),
     /// Stored.
     Each(Factors),
+    /// The scale times a code, less: those of the weight 0.
+    Zeros(Zeros),
+}
+
+/// A code per group that stands for 0.
+pub(super) struct Zeros {
+    pub(super) codes: Buffer<Lanes<i8>>, // [panels][groups >> shift]
+    pub(super) shift: u32,
 }
 
 impl Factors {
@@ -223,7 +231,7 @@ impl FactorsView<'_> {
     #[inline(always)]
     fn get<S: Simd>(&self, s: S, group: usize) -> S::V {
         match self.steps {
-            None => s.load_f16(&self.units[group]),
+            None => s.load_f16(&self.units[group >> self.shift]),
             Some(steps) => {
                 s.mul(s.load_f16(&self.units[group >> self.shift]), s.load_i8(&steps[group]))
             }
@@ -236,6 +244,8 @@ enum MinimaView<'a> {
     Zero,
     OfScale(f32),
     Each(FactorsView<'a>),
+    /// `[groups >> shift]`, and the shift.
+    Zeros(&'a [Lanes<i8>], u32),
 }
 
 /// How integer codes are stored, eight k at a time.
@@ -384,6 +394,7 @@ impl<C: Code> CodePanels<C> {
     fn bytes(&self) -> usize {
         let minima = match &self.minima {
             Minima::Each(factors) => factors.bytes(),
+            Minima::Zeros(zeros) => zeros.codes.bytes(),
             Minima::Zero | Minima::OfScale(_) => 0,
         };
         self.codes.bytes() + self.scales.bytes() + minima
@@ -419,6 +430,10 @@ impl<C: Code> Panels for CodePanels<C> {
                 Minima::Zero => MinimaView::Zero,
                 Minima::OfScale(factor) => MinimaView::OfScale(*factor),
                 Minima::Each(factors) => MinimaView::Each(factors.view(index, groups)),
+                Minima::Zeros(Zeros { codes, shift }) => {
+                    let zeros = groups >> shift;
+                    MinimaView::Zeros(&codes[index * zeros..][..zeros], *shift)
+                }
             },
             group: self.group,
             code: PhantomData,
@@ -494,6 +509,9 @@ impl<C: Code> Panel for CodePanel<'_, C> {
             MinimaView::Zero => s.splat(0.0),
             MinimaView::OfScale(factor) => s.mul(scale, s.splat(*factor)),
             MinimaView::Each(factors) => factors.get(s, index),
+            MinimaView::Zeros(zeros, shift) => {
+                s.mul(scale, s.sub(s.splat(0.0), s.load_i8(&zeros[index >> shift])))
+            }
         };
         (scale, min)
     }

@@ -4,7 +4,10 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
-use super::{Activations, PackError, PackedMatrix, matmul, matmul_all, reference};
+use super::{
+    Activations, CodeBits, CodedRow, CodedShape, PackError, PackedMatrix, matmul, matmul_all,
+    reference,
+};
 use crate::{
     isa::{Isa, Level},
     quant::{Format, Quantization, dequantize, quantize},
@@ -85,16 +88,30 @@ fn check_as(
     let x = bits.numbers(m * cols);
     let team = team(threads);
     let w = PackedMatrix::pack(&team, format, rows, cols, &src, &|r| r).unwrap();
+    check_packed(activations, format, &src, w, &x, &team, &shape);
+}
+
+/// [`check_as`] of a packed matrix: `src` are its rows in `format`.
+fn check_packed(
+    activations: Activations,
+    format: Format,
+    src: &[u8],
+    w: PackedMatrix,
+    x: &[f32],
+    team: &Team,
+    shape: &str,
+) {
+    let (rows, cols, m) = (w.rows(), w.cols(), x.len() / w.cols());
     let w = w.with_activations(activations);
     // A group of integers takes a few roundings more: its scale, and x rounded in another order.
     let (met, roundings) = match activations {
-        Activations::F32 => (x.clone(), cols + 2),
-        Activations::Rounded => (rounded(&x), cols + 8),
+        Activations::F32 => (x.to_vec(), cols + 2),
+        Activations::Rounded => (rounded(x), cols + 8),
     };
-    let want = reference::matmul(&met, m, format, rows, cols, &src);
+    let want = reference::matmul(&met, m, format, rows, cols, src);
     let mut first = None;
     for isa in Isa::available() {
-        let y = multiply(isa, &team, &x, m, &w);
+        let y = multiply(isa, team, x, m, &w);
         for (i, (y, (want, size))) in y.iter().zip(&want).enumerate() {
             let error = (f64::from(f32::from_bits(*y)) - want).abs();
             let bound = size * roundings as f64 * f64::from(f32::EPSILON) + 1e-30;
@@ -102,7 +119,7 @@ fn check_as(
         }
         assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{shape}, {:?}", isa.level());
         for row in 0..m {
-            let alone = multiply(isa, &team, &x[row * cols..][..cols], 1, &w);
+            let alone = multiply(isa, team, &x[row * cols..][..cols], 1, &w);
             assert_eq!(alone, y[row * rows..][..rows], "{shape}, {:?}, row {row}", isa.level());
         }
     }
@@ -305,6 +322,108 @@ fn rows_may_be_taken_in_another_order() {
     }
 }
 
+/// Any codes of such a matrix, with scales that f16 has.
+fn coded_rows(shape: &CodedShape, bits: &mut Bits) -> Vec<CodedRow> {
+    let any = |bits: &mut Bits| match shape.bits {
+        CodeBits::Four => (bits.next() & 15) as i8,
+        CodeBits::Eight => bits.next() as i8,
+    };
+    let row = |bits: &mut Bits| {
+        let mut row = CodedRow::of(shape);
+        row.codes.fill_with(|| any(bits));
+        row.zeros.fill_with(|| any(bits));
+        row.scales.fill_with(|| half::f16::from_f32(bits.number() * 0.1).to_f32());
+        row
+    };
+    (0..shape.rows).map(|_| row(bits)).collect()
+}
+
+#[test]
+fn codes_with_zeros_in_groups_of_any_size() {
+    let team = team(2);
+    let mut seed = 0;
+    for (cols, group) in [(32, 32), (128, 64), (384, 128), (96, 96), (320, 160), (256, 256)] {
+        for (bits, zero) in [
+            (CodeBits::Four, None),
+            (CodeBits::Four, Some(8)),
+            (CodeBits::Eight, None),
+            (CodeBits::Eight, Some(0)),
+        ] {
+            for (rows, m) in [(16, 1), (35, 13), (50, 29)] {
+                seed += 1;
+                let mut random = Bits(seed);
+                let shape = CodedShape { rows, cols, bits, group, zero };
+                let coded = coded_rows(&shape, &mut random);
+                let w = PackedMatrix::pack_codes(&team, &shape, &|range, out| {
+                    out.clone_from_slice(&coded[range]);
+                });
+                let mut weights = vec![0.0; rows * cols];
+                for (row, out) in coded.iter().zip(weights.chunks_exact_mut(cols)) {
+                    row.weights(&shape, out);
+                }
+                // The same weights in plain numbers, times x as it is: to the bit, since exact.
+                let floats =
+                    PackedMatrix::pack_floats(Format::F32, &team, rows, cols, &|r, out| {
+                        out.copy_from_slice(&weights[r * cols..][..cols]);
+                    });
+                let x = random.numbers(m * cols);
+                let product = |w: &PackedMatrix| multiply(Isa::detect(), &team, &x, m, w);
+                assert_eq!(product(&w), product(&floats), "{shape:?}");
+                let src: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+                for activations in [Activations::F32, Activations::Rounded] {
+                    let w = PackedMatrix::pack_codes(&team, &shape, &|range, out| {
+                        out.clone_from_slice(&coded[range]);
+                    });
+                    check_sum_of_parts(activations, &src, w, &x, &team, &shape);
+                }
+            }
+        }
+    }
+}
+
+/// [`check_packed`], for weights whose code and zero are summed apart, each of which may be as large as
+/// the largest weight there is: the bound is that of matrices of such weights.
+fn check_sum_of_parts(
+    activations: Activations,
+    src: &[u8],
+    w: PackedMatrix,
+    x: &[f32],
+    team: &Team,
+    shape: &CodedShape,
+) {
+    if activations == Activations::F32 {
+        return check_packed(activations, Format::F32, src, w, x, team, &format!("{shape:?}"));
+    }
+    let w = w.with_activations(activations);
+    let (rows, cols, m) = (w.rows(), w.cols(), x.len() / w.cols());
+    let want = reference::matmul(&rounded(x), m, Format::F32, rows, cols, src);
+    let mut first = None;
+    for isa in Isa::available() {
+        let y = multiply(isa, team, x, m, &w);
+        for (y, (want, _)) in y.iter().zip(&want) {
+            let error = (f64::from(f32::from_bits(*y)) - want).abs();
+            // Codes and zeros below 128, scales below 0.1, x below 1.
+            let bound = cols as f64 * 256.0 * 0.1 * f64::from(f32::EPSILON) * 16.0;
+            assert!(error <= bound, "{shape:?}, {:?}: off by {error}", isa.level());
+        }
+        assert_eq!(first.get_or_insert_with(|| y.clone()), &y, "{shape:?}, {:?}", isa.level());
+        for row in 0..m {
+            let alone = multiply(isa, team, &x[row * cols..][..cols], 1, &w);
+            assert_eq!(alone, y[row * rows..][..rows], "{shape:?}, {:?}, {row}", isa.level());
+        }
+    }
+}
+
+#[test]
+fn groups_that_do_not_fit_are_named() {
+    let fault =
+        |cols, group| CodedShape { rows: 1, cols, bits: CodeBits::Four, group, zero: None }.fault();
+    assert_eq!(fault(256, 128), None);
+    for (cols, group) in [(48, 16), (64, 0), (64, 48), (96, 64)] {
+        assert!(fault(cols, group).is_some(), "{cols} in {group}");
+    }
+}
+
 /// A matrix quantised as it is packed is the quantised one packed.
 #[test]
 fn weights_are_quantised_on_the_way() {
@@ -367,6 +486,9 @@ fn bytes_held_are_about_the_source() {
         let w = PackedMatrix::pack(&team, format, 64, 256, &src, &|r| r).unwrap();
         assert_eq!(w.bytes() as f64 * 8.0 / (64.0 * 256.0), bits, "{format:?}");
     }
+    let shape = CodedShape { rows: 64, cols: 256, bits: CodeBits::Four, group: 128, zero: None };
+    let w = PackedMatrix::pack_codes(&team, &shape, &|_, _| {});
+    assert_eq!(w.bytes() as f64 * 8.0 / (64.0 * 256.0), 4.0 + 24.0 / 128.0);
 }
 
 #[test]

@@ -5,9 +5,11 @@
 //! decoding and the matmul's packing both stand on it. A block is `[f32]` only in [`dequantize`].
 
 mod blocks;
+mod float8;
 mod quantize;
 
 pub(crate) use blocks::{Codes, SUPER};
+pub use float8::e4m3_to_f32;
 pub use quantize::{Quantization, QuantizationError, quantize};
 
 /// How a row of weights is stored.

@@ -15,6 +15,8 @@ const ROUNDS: usize = 3;
 /// To what weights of more bits are quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantization {
+    /// What no kernel multiplies in its own bits: FP8, which becomes Q8_0. All else stays as it is.
+    Auto,
     /// 8 bits and a scale for each 32 weights: Q8_0.
     Int8,
     /// 4 bits, a scale and a minimum for each 32 weights: Q4_1.
@@ -25,12 +27,18 @@ impl Quantization {
     /// The format that a matrix in `from` takes; `from` itself if that has no more bits.
     pub fn format(self, from: Format) -> Format {
         match (self, from) {
-            (_, Format::F32 | Format::F16 | Format::Bf16) => match self {
-                Self::Int8 => Format::Q8_0,
-                Self::Int4 => Format::Q4_1,
-            },
+            (Self::Auto, _) => from,
+            (_, Format::F32 | Format::F16 | Format::Bf16) => self.format_of_floats(),
             (Self::Int8, _) | (Self::Int4, Format::Q4_0 | Format::Q4_1 | Format::Q4K) => from,
             (Self::Int4, _) => Format::Q4_1,
+        }
+    }
+
+    /// The format that weights of FP8 take.
+    pub fn format_of_floats(self) -> Format {
+        match self {
+            Self::Auto | Self::Int8 => Format::Q8_0,
+            Self::Int4 => Format::Q4_1,
         }
     }
 }
