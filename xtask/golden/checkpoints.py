@@ -244,6 +244,61 @@ HUGGING_FACE = [
     Checkpoint("mixtral", "two experts of four, whose probabilities add up to 1", MIXTRAL),
 ]
 
+# Rows of 64 are two groups of 32; one layer is enough to read them wrong.
+CODED = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+
+
+def compressed(form: str, **weights) -> dict:
+    return {"quantization_config": {
+        "quant_method": "compressed-tensors", "format": form, "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }}
+
+
+HUGGING_FACE += [
+    Checkpoint("qwen3-fp8-block", "FP8 with a scale for each block; no number of blocks is whole",
+               QWEN3 | CODED | {"head_dim": 16, "quantization_config": {
+                   "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                   "weight_block_size": [24, 40], "modules_to_not_convert": ["lm_head", "k_proj"]}},
+               pre="qwen2"),
+    Checkpoint("llama-fp8-tensor", "FP8 with one scale for a tensor",
+               CODED | {"quantization_config": {
+                   "quant_method": "fp8", "activation_scheme": "static"}}),
+    Checkpoint("phi3-fp8-channel", "FP8 with a scale for each row; fused projections",
+               PHI3 | CODED | compressed("float-quantized", num_bits=8, type="float",
+                                         strategy="channel", symmetric=True)),
+    Checkpoint("phi3-awq", "AWQ; fused projections",
+               PHI3 | CODED | {"quantization_config": {
+                   "quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm",
+                   "zero_point": True, "modules_to_not_convert": None}}),
+    Checkpoint("qwen3-moe-awq", "experts in AWQ; one projection that is not quantised",
+               QWEN3_MOE | CODED | {"moe_intermediate_size": 32, "num_experts": 4,
+                                    "quantization_config": {
+                   "quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm",
+                   "zero_point": True, "modules_to_not_convert": ["o_proj"]}}),
+    Checkpoint("llama-gptq-act-order", "GPTQ of 4 bits, its groups scattered over the columns",
+               CODED | {"quantization_config": {
+                   "quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True,
+                   "sym": False}}, dtype="float16"),
+    Checkpoint("qwen2-gptq-int8", "GPTQ of 8 bits, a scale for a row, biases",
+               QWEN2 | CODED | {"quantization_config": {
+                   "quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": False,
+                   "sym": True}}, dtype="float16", pre="qwen2"),
+    Checkpoint("llama-gptq-v2", "GPTQ's second format, which stores zeros as they are",
+               CODED | {"quantization_config": {
+                   "quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False,
+                   "sym": False, "checkpoint_format": "gptq_v2"}}, dtype="float16"),
+    Checkpoint("llama-int4", "compressed-tensors of 4 bits, symmetric",
+               CODED | compressed("pack-quantized", num_bits=4, type="int", strategy="group",
+                                  group_size=32, symmetric=True)),
+    Checkpoint("llama-int8-zeros", "compressed-tensors of 8 bits in words, with zeros",
+               CODED | compressed("pack-quantized", num_bits=8, type="int", strategy="channel",
+                                  symmetric=False)),
+    Checkpoint("llama-int8", "compressed-tensors of 8 bits in bytes",
+               CODED | compressed("int-quantized", num_bits=8, type="int", strategy="channel",
+                                  symmetric=True)),
+]
+
 # Rows of 64 are two blocks of 32.
 QUANTISED = {"hidden_size": 64, "intermediate_size": 96}
 SMALL = QUANTISED | {"num_hidden_layers": 1}

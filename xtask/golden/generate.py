@@ -6,6 +6,7 @@
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from transformers.utils import logging
 
 import checkpoints
 import gguf_file
+import quantised
 import reference
 import vocabulary
 import weights
@@ -77,16 +79,37 @@ def hugging_face(folder: Path, checkpoint: checkpoints.Checkpoint, seed: int) ->
     tokenizer = vocabulary.build(checkpoint.pre)
     vocabulary.write(folder, tokenizer, checkpoint.template_in_config)
 
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    full_precision = AutoConfig.from_pretrained(folder)
+    if hasattr(full_precision, "quantization_config"):
+        del full_precision.quantization_config
+    model = AutoModelForCausalLM.from_config(full_precision)
     stored = weights.DTYPES[checkpoint.dtype]
     state = {name: tensor.to(stored) for name, tensor in weights.random_state(model, seed).items()}
     published = weights.published(state, config["model_type"])
+    if "quantization_config" in config:
+        published, plain = quantised.quantise(published, config["quantization_config"], seed)
+        model = read_plain(config, plain)
     weights.write_safetensors(folder, published, checkpoint.shard_bytes)
-    # The reference reads the folder as any user's would be read.
-    model = AutoModelForCausalLM.from_pretrained(
+    if "quantization_config" not in config:
+        model = read(folder)
+    return golden_of(checkpoint, ".", config, model, tokenizer, seed)
+
+
+def read(folder: Path):
+    """The reference, from a folder that is read as any user's would be."""
+    return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    return golden_of(checkpoint, ".", config, model, tokenizer, seed)
+
+
+def read_plain(config: dict, plain: dict):
+    """The reference of a quantised checkpoint: one that is not, of the weights it stands for."""
+    config = {name: value for name, value in config.items() if name != "quantization_config"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_json(folder / "config.json", config)
+        weights.write_safetensors(folder, plain, None)
+        return read(folder)
 
 
 def gguf_model(folder: Path, checkpoint: checkpoints.GgufCheckpoint, seed: int) -> dict:

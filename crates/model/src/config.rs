@@ -7,11 +7,13 @@
 mod architecture;
 mod fields;
 mod hf;
+mod quantization;
 
 pub use architecture::{Architecture, Norms, QkNorm};
 pub(crate) use architecture::{AttentionBias, ExpertTraits, Traits, Windows};
 pub(crate) use fields::Fields;
 pub use hf::parse;
+pub use quantization::{CodeLayout, StoredQuantization};
 
 use wharf_kernels::activation::Activation;
 
@@ -107,6 +109,8 @@ pub struct Config {
     pub windows: Vec<Option<usize>>,
     /// Per layer: queries and keys are not rotated (NoPE).
     pub nope_layers: Vec<bool>,
+    /// How linear layers are stored, where not in plain numbers or GGUF's blocks.
+    pub stored_quantization: Option<StoredQuantization>,
     /// Ids that end a generation.
     pub eos_token_ids: Vec<u32>,
 }

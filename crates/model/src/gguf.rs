@@ -134,14 +134,14 @@ fn tensor(reader: &mut Reader<'_>) -> Result<TensorInfo, Malformed> {
     }
     // GGUF lists the innermost dimension first.
     shape.reverse();
-    let format = format_of(&name, reader.u32(&name)?)?;
+    let dtype = format_of(&name, reader.u32(&name)?)?.into();
     let offset = reader.u64(&name)?;
-    let length = byte_len(&name, format, &shape)?;
+    let length = byte_len(&name, dtype, &shape)?;
     let bytes = usize::try_from(offset)
         .ok()
         .and_then(|offset| Some(offset..offset.checked_add(length)?))
         .ok_or_else(|| Malformed::new(&name, format!("offset {offset} is out of range")))?;
-    Ok(TensorInfo { name, format, shape, bytes })
+    Ok(TensorInfo { name, dtype, shape, bytes })
 }
 
 /// Moves the tensors' ranges to the data's place in the file, and checks them.

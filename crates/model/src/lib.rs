@@ -17,6 +17,7 @@ mod generation;
 pub mod gguf;
 mod info;
 mod linear;
+mod matrix;
 mod mmap;
 mod model;
 mod plan;
@@ -30,7 +31,7 @@ pub use batch::{Batch, BatchSequence};
 pub use error::{Malformed, ModelError};
 pub use info::{GenerationDefaults, GgufVocabulary, ModelInfo, TokenizerSource};
 pub use model::{LoadOptions, Model};
-pub use tensor::TensorInfo;
+pub use tensor::{Dtype, TensorInfo};
 pub use wharf_kernels::{
     attention::{BLOCK_TOKENS, KvFormat},
     isa::{Isa, Level},

@@ -4,17 +4,18 @@
 use std::{cell::Cell, ops::Range};
 
 use wharf_kernels::{
-    matmul::PackedMatrix,
-    quant::{Quantization, QuantizationError},
+    matmul::{CodeBits, CodedRow, PackedMatrix},
+    quant::{Format, Quantization, QuantizationError},
     team::Team,
 };
 
 use crate::{
-    config::{Bias, Config, ExpertsConfig, Norms, QkNorm},
+    config::{Bias, CodeLayout, Config, ExpertsConfig, Norms, QkNorm, StoredQuantization},
     decoder::{Decoder, Embedding, Layer},
     error::ModelError,
     feed_forward::{Experts, FeedForward, Gated},
     linear::Linear,
+    matrix::{CodesMatrix, Matrix},
     model::LoadOptions,
     rope::{Rope, Scaling},
     weights::{Inventory, Lent, Naming, Part, Weights},
@@ -23,7 +24,7 @@ use crate::{
 /// A linear layer's tensors.
 struct LinearPlan<'w> {
     /// `[out, in]`
-    weight: Lent<'w>,
+    weight: Matrix<'w>,
     /// `[out]`
     bias: Option<Lent<'w>>,
     /// Rows of a head, if its rows are interleaved (see [`source_row`]).
@@ -60,7 +61,7 @@ struct Plan<'w> {
     layers: Vec<LayerPlan<'w>>,
     final_norm: Lent<'w>,
     /// `None`: the embedding serves.
-    output: Option<Lent<'w>>,
+    output: Option<Matrix<'w>>,
 }
 
 /// Builds the network that `config` describes from `weights`.
@@ -76,7 +77,7 @@ pub(crate) fn build(
     for file in weights.files() {
         file.will_read_all();
     }
-    let mut inventory = Inventory::new(&weights);
+    let mut inventory = Inventory::new(&weights, config.stored_quantization);
     let plan = Plan::new(config, &mut inventory)?;
     let ropes = [Some(&config.rope), config.local_rope.as_ref()];
     let ropes = ropes.into_iter().flatten();
@@ -96,14 +97,14 @@ pub(crate) fn build(
         lost: Cell::default(),
     };
     // The largest matrix first: while a matrix is packed its pages are in memory too.
-    let output = plan.output.as_ref().unwrap_or(&plan.embedding);
-    let output = packer.output(output)?;
+    let output = plan.output.clone().unwrap_or(Matrix::Plain(plan.embedding));
+    let output = packer.output(&output)?;
     let layers = plan.layers.iter().enumerate();
     let layers = layers.map(|(number, layer)| packer.layer(layer, config, number));
     let layers: Vec<Layer> = layers.collect::<Result<_, _>>()?;
     let final_norm = packer.norm(&plan.final_norm);
     match (options.quantization, packer.lost.get().relative()) {
-        (None, _) => {}
+        (None, _) | (Some(Quantization::Auto), None) => {}
         (Some(to), Some(error)) => {
             tracing::info!("quantised to {to:?}: relative error of the weights {error:.4} (RMS)");
         }
@@ -112,7 +113,7 @@ pub(crate) fn build(
         }
     }
     let embedding = &plan.embedding;
-    let (number, start, format) = (embedding.file, embedding.start, embedding.info.format);
+    let (number, start, format) = (embedding.file, embedding.start, embedding.format);
     let row_bytes = embedding.bytes.len() / config.vocab_size;
     Ok(Decoder {
         hidden_size: config.hidden_size,
@@ -153,8 +154,8 @@ impl<'w> Plan<'w> {
         let final_norm = inventory.weight(Part::FinalNorm, 0, &[hidden])?;
         let output = match config.tied {
             Some(true) => None,
-            Some(false) => Some(inventory.weight(Part::Output, 0, &[vocab, hidden])?),
-            None => inventory.weight_if_there(Part::Output, 0, &[vocab, hidden])?,
+            Some(false) => Some(Matrix::required(inventory, Part::Output, 0, [vocab, hidden])?),
+            None => Matrix::find(inventory, Part::Output, 0, [vocab, hidden])?,
         };
         if inventory.naming() == Naming::Gguf {
             read_rope_factors(config, inventory)?;
@@ -291,10 +292,13 @@ impl<'w> FeedForwardPlan<'w> {
         let router = LinearPlan::new(inventory, router, layer, [all, hidden], Bias::Absent, None)?;
         let mut linear = |part: fn(usize) -> Part, expert: usize, [rows, cols]: [usize; 2]| {
             let weight = match inventory.naming() {
-                Naming::HuggingFace => inventory.weight(part(expert), layer, &[rows, cols])?,
-                Naming::Gguf => inventory
-                    .weight(part(expert), layer, &[all, rows, cols])?
-                    .slice(expert * rows..(expert + 1) * rows),
+                Naming::HuggingFace => {
+                    Matrix::required(inventory, part(expert), layer, [rows, cols])?
+                }
+                Naming::Gguf => {
+                    let all = inventory.weight(part(expert), layer, &[all, rows, cols])?;
+                    Matrix::Plain(all.slice(expert * rows..(expert + 1) * rows))
+                }
             };
             Ok(LinearPlan { weight, bias: None, interleaved: None })
         };
@@ -319,16 +323,17 @@ impl<'w> LinearPlan<'w> {
         bias: Bias,
         interleaved: Option<usize>,
     ) -> Result<Self, ModelError> {
-        let weight = inventory.weight(part, layer, &shape)?;
+        let weight = Matrix::required(inventory, part, layer, shape)?;
         let bias = match bias {
             // One that is there all the same is found by `refuse_others`.
-            Bias::Absent => None,
+            Bias::Absent => {
+                pass_over_zeros(inventory, part, layer, shape[0])?;
+                None
+            }
             Bias::IfInFile => inventory.bias_if_there(part, layer, shape[0])?,
             Bias::Present => match inventory.bias_if_there(part, layer, shape[0])? {
                 Some(bias) => Some(bias),
-                None => {
-                    return Err(inventory.fault(&inventory.bias_name(part, layer), "is missing"));
-                }
+                None => return Err(inventory.missing(part, layer, "bias")),
             },
         };
         Ok(Self { weight, bias, interleaved })
@@ -337,6 +342,26 @@ impl<'w> LinearPlan<'w> {
     /// Rows `rows` of a layer without bias.
     fn slice(&self, rows: Range<usize>) -> Self {
         Self { weight: self.weight.slice(rows), bias: None, interleaved: None }
+    }
+}
+
+/// AutoGPTQ gives every layer a bias, of zeros where there is none.
+fn pass_over_zeros(
+    inventory: &mut Inventory<'_>,
+    part: Part,
+    layer: usize,
+    len: usize,
+) -> Result<(), ModelError> {
+    let gptq = matches!(
+        inventory.stored_quantization(),
+        Some(StoredQuantization::Codes { layout: CodeLayout::Gptq { .. }, .. })
+    );
+    let bias = if gptq { inventory.bias_if_there(part, layer, len)? } else { None };
+    match bias {
+        Some(bias) if bias.decode().iter().any(|value| *value != 0.0) => {
+            Err(inventory.fault(&bias.info.name, "is a bias that this architecture does not have"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -425,7 +450,6 @@ impl Packer<'_, '_> {
         quantization: Option<Quantization>,
     ) -> Result<Linear, ModelError> {
         let weight = self.matrix(&plan.weight, plan.interleaved, quantization)?;
-        self.release(&plan.weight);
         let bias = plan.bias.map(|lent| {
             let values = lent.decode();
             match plan.interleaved {
@@ -433,20 +457,65 @@ impl Packer<'_, '_> {
                 Some(dim) => (0..values.len()).map(|row| values[source_row(row, dim)]).collect(),
             }
         });
-        Ok(Linear { weight, bias })
+        let input_order = match &plan.weight {
+            Matrix::Codes(codes) => codes.order.clone(),
+            Matrix::Plain(_) | Matrix::Fp8(_) => None,
+        };
+        Ok(Linear { weight, bias, input_order })
     }
 
     /// The output matrix. Of 4 bits it would blur the choice among tokens; so llama.cpp, too, gives it
     /// more.
-    fn output(&self, lent: &Lent<'_>) -> Result<PackedMatrix, ModelError> {
-        let matrix =
-            self.matrix(lent, None, self.options.quantization.map(|_| Quantization::Int8))?;
-        // If it is the embedding too: rows are read in again as tokens need them.
-        self.release(lent);
-        Ok(matrix)
+    fn output(&self, matrix: &Matrix<'_>) -> Result<PackedMatrix, ModelError> {
+        if let Matrix::Codes(codes) = matrix
+            && codes.order.is_some()
+        {
+            let reason = "columns out of the order of their groups are not supported here";
+            return Err(self.inventory.fault(matrix.name(), reason));
+        }
+        let quantization = match self.options.quantization {
+            Some(Quantization::Int4) => Some(Quantization::Int8),
+            other => other,
+        };
+        self.matrix(matrix, None, quantization)
     }
 
     fn matrix(
+        &self,
+        matrix: &Matrix<'_>,
+        interleaved: Option<usize>,
+        quantization: Option<Quantization>,
+    ) -> Result<PackedMatrix, ModelError> {
+        let packed = match matrix {
+            Matrix::Plain(lent) => {
+                let packed = self.plain(lent, interleaved, quantization)?;
+                // If it is the embedding too: rows are read in again as tokens need them.
+                self.release(lent.file, lent.start, lent.bytes.len());
+                packed
+            }
+            Matrix::Fp8(fp8) => {
+                let into = quantization.map_or(Format::F32, Quantization::format_of_floats);
+                let into = self.fitting(into, Format::F32, fp8.cols, matrix.name());
+                let (rows, cols) = (fp8.rows.len(), fp8.cols);
+                let packed = PackedMatrix::pack_floats(into, self.team, rows, cols, &fp8.reader());
+                let first = fp8.bytes.info.bytes.start + fp8.rows.start * cols;
+                self.release(fp8.bytes.file, first, rows * cols);
+                packed
+            }
+            Matrix::Codes(codes) => {
+                let packed = self.codes(codes, quantization);
+                let info = codes.codes.info;
+                self.release(codes.codes.file, info.bytes.start, info.bytes.len());
+                packed
+            }
+        };
+        let mut lost = self.lost.get();
+        lost.add(packed.quantization_error());
+        self.lost.set(lost);
+        Ok(packed.with_activations(self.options.activations))
+    }
+
+    fn plain(
         &self,
         lent: &Lent<'_>,
         interleaved: Option<usize>,
@@ -456,25 +525,40 @@ impl Packer<'_, '_> {
             None => row,
             Some(dim) => source_row(row, dim),
         };
-        let (format, cols, name) = (lent.info.format, lent.cols(), &lent.info.name);
+        let (format, cols, name) = (lent.format, lent.cols(), &lent.info.name);
         let wanted = quantization.map_or(format, |to| to.format(format));
-        let fits = wanted.row_bytes(cols).is_some();
-        if !fits {
-            tracing::warn!("{name} is not quantised: {cols} columns are no whole number of groups");
+        let into = self.fitting(wanted, format, cols, name);
+        PackedMatrix::pack_into(into, self.team, format, lent.rows, cols, lent.bytes, &row_of)
+            .map_err(|error| self.inventory.fault(name, error.to_string()))
+    }
+
+    /// Codes stay what they are, unless they have more bits than is asked for.
+    fn codes(&self, codes: &CodesMatrix<'_>, quantization: Option<Quantization>) -> PackedMatrix {
+        let (shape, read) = (&codes.shape, codes.reader());
+        if shape.bits == CodeBits::Four || quantization != Some(Quantization::Int4) {
+            return PackedMatrix::pack_codes(self.team, shape, &read);
         }
-        let into = if fits { wanted } else { format };
-        let matrix =
-            PackedMatrix::pack_into(into, self.team, format, lent.rows, cols, lent.bytes, &row_of)
-                .map_err(|error| self.inventory.fault(name, error.to_string()))?;
-        let mut lost = self.lost.get();
-        lost.add(matrix.quantization_error());
-        self.lost.set(lost);
-        Ok(matrix.with_activations(self.options.activations))
+        let floats = |row: usize, out: &mut [f32]| {
+            let mut coded = [CodedRow::of(shape)];
+            read(row..row + 1, &mut coded);
+            coded[0].weights(shape, out);
+        };
+        let (rows, cols) = (shape.rows, shape.cols);
+        PackedMatrix::pack_floats(Format::Q4_1, self.team, rows, cols, &floats)
+    }
+
+    /// `wanted`, if rows of `cols` fit it, or else the format that they have.
+    fn fitting(&self, wanted: Format, format: Format, cols: usize, name: &str) -> Format {
+        if wanted.row_bytes(cols).is_some() {
+            return wanted;
+        }
+        tracing::warn!("{name} is not quantised: {cols} columns are no whole number of groups");
+        format
     }
 
     /// The tensor's pages are not needed any more.
-    fn release(&self, lent: &Lent<'_>) {
-        self.weights.files()[lent.file].release(lent.start..lent.start + lent.bytes.len());
+    fn release(&self, file: usize, start: usize, len: usize) {
+        self.weights.files()[file].release(start..start + len);
     }
 }
 

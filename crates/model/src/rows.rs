@@ -73,6 +73,20 @@ pub(crate) fn add_bias(compute: Compute<'_>, x: &mut [f32], bias: &[f32]) {
     });
 }
 
+/// `x`, `[rows, order.len()]`, with each row's values in this order.
+pub(crate) fn gathered(compute: Compute<'_>, x: &[f32], order: &[u32]) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    in_tasks(compute, order.len(), &mut out, |first, out| {
+        let x = x[first * order.len()..].chunks_exact(order.len());
+        for (out, x) in out.chunks_exact_mut(order.len()).zip(x) {
+            for (out, &from) in out.iter_mut().zip(order) {
+                *out = x[from as usize];
+            }
+        }
+    });
+    out
+}
+
 /// What every head of a row is rotated by.
 #[derive(Clone, Copy)]
 pub(crate) struct Rotations<'a> {

@@ -14,7 +14,7 @@ use wharf_kernels::quant::Format;
 
 use crate::{
     error::Malformed,
-    tensor::{TensorInfo, byte_len},
+    tensor::{Dtype, TensorInfo, byte_len},
 };
 
 /// The reference reader's limit on the JSON header.
@@ -67,8 +67,8 @@ fn locate(
 ) -> Result<Vec<TensorInfo>, Malformed> {
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
-        let format = format_of(&name, &entry.dtype)?;
-        let need = byte_len(&name, format, &entry.shape)?;
+        let dtype = dtype_of(&name, &entry.dtype)?;
+        let need = byte_len(&name, dtype, &entry.shape)?;
         let [begin, end] = entry.data_offsets;
         if begin > end || end > data_len {
             let reason = format!("data_offsets [{begin}, {end}] of {data_len} bytes of data");
@@ -84,7 +84,7 @@ fn locate(
             return Err(Malformed::new(name, reason));
         }
         let bytes = data_start + begin..data_start + end;
-        tensors.push(TensorInfo { name, format, shape: entry.shape, bytes });
+        tensors.push(TensorInfo { name, dtype, shape: entry.shape, bytes });
     }
     check_cover(&mut tensors, data_start, data_len)?;
     Ok(tensors)
@@ -119,13 +119,18 @@ fn check_cover(
     Ok(())
 }
 
-fn format_of(name: &str, dtype: &str) -> Result<Format, Malformed> {
+fn dtype_of(name: &str, dtype: &str) -> Result<Dtype, Malformed> {
     match dtype {
-        "F32" => Ok(Format::F32),
-        "F16" => Ok(Format::F16),
-        "BF16" => Ok(Format::Bf16),
+        "F32" => Ok(Format::F32.into()),
+        "F16" => Ok(Format::F16.into()),
+        "BF16" => Ok(Format::Bf16.into()),
+        "F8_E4M3" => Ok(Dtype::F8E4M3),
+        "I8" => Ok(Dtype::I8),
+        "I32" => Ok(Dtype::I32),
+        "I64" => Ok(Dtype::I64),
         other => {
-            let reason = format!("dtype {other:?} is not supported (F32, F16 and BF16 are)");
+            let known = "F32, F16, BF16, F8_E4M3, I8, I32 and I64";
+            let reason = format!("dtype {other:?} is not supported ({known} are)");
             Err(Malformed::new(name, reason))
         }
     }
@@ -229,7 +234,7 @@ mod tests {
         assert_eq!(tensors[0].name, "a");
         assert_eq!(tensors[0].shape, [2, 2]);
         assert_eq!(tensors[0].bytes, start..start + 16);
-        assert_eq!(tensors[1].format, Format::Bf16);
+        assert_eq!(tensors[1].dtype, Format::Bf16.into());
     }
 
     #[test]
@@ -261,7 +266,7 @@ mod tests {
         let one = |dtype: &str, shape: &str, offsets: &str| {
             format!(r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
         };
-        assert!(fault(&one("I64", "[1]", "[0,8]"), &[0; 8]).starts_with("w: dtype \"I64\""));
+        assert!(fault(&one("F64", "[1]", "[0,8]"), &[0; 8]).starts_with("w: dtype \"F64\""));
         assert!(fault(&one("F32", "[2]", "[0,4]"), &[0; 4]).starts_with("w: F32 of shape"));
         assert!(fault(&one("F32", "[1]", "[4,0]"), &[0; 4]).starts_with("w: data_offsets"));
         assert!(fault(&one("F32", "[1]", "[4,8]"), &[0; 8]).starts_with("w: begins at byte 4"));
@@ -306,7 +311,7 @@ mod tests {
 
         #[test]
         fn any_header_text_gives_tensors_inside_the_file(
-            dtype in prop::sample::select(vec!["F32", "F16", "BF16", "F64"]),
+            dtype in prop::sample::select(vec!["F32", "F16", "BF16", "F8_E4M3", "I32", "F64"]),
             shape in proptest::collection::vec(any::<u32>().prop_map(|n| n % 9), 0..4),
             begin in 0usize..40,
             length in 0usize..40,

@@ -14,10 +14,10 @@ use std::{
 use wharf_kernels::quant::{Format, dequantize};
 
 use crate::{
-    config::Config,
+    config::{Config, StoredQuantization},
     error::{Malformed, ModelError},
     mmap::MappedFile,
-    tensor::TensorInfo,
+    tensor::{Dtype, TensorInfo},
 };
 
 /// A tensor's part in the network.
@@ -211,10 +211,20 @@ impl Weights {
     }
 }
 
-/// A tensor lent out, its shape checked, or some rows of one.
+/// A tensor of any type.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw<'w> {
+    pub(crate) info: &'w TensorInfo,
+    /// Which of [`Weights::files`].
+    pub(crate) file: usize,
+    pub(crate) bytes: &'w [u8],
+}
+
+/// A tensor of weights lent out, its shape checked, or some rows of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Lent<'w> {
     pub(crate) info: &'w TensorInfo,
+    pub(crate) format: Format,
     /// Which of [`Weights::files`].
     pub(crate) file: usize,
     /// Where in it `bytes` begin.
@@ -240,7 +250,7 @@ impl Lent<'_> {
     /// Its weights as f32 (norms and biases: a few thousand of them).
     pub(crate) fn decode(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.rows * self.cols()];
-        dequantize(self.info.format, self.bytes, &mut values);
+        dequantize(self.format, self.bytes, &mut values);
         values
     }
 }
@@ -248,12 +258,21 @@ impl Lent<'_> {
 /// Hands out tensors and remembers which.
 pub(crate) struct Inventory<'w> {
     weights: &'w Weights,
+    stored_quantization: Option<StoredQuantization>,
     taken: BTreeSet<&'w str>,
 }
 
 impl<'w> Inventory<'w> {
-    pub(crate) fn new(weights: &'w Weights) -> Self {
-        Self { weights, taken: BTreeSet::new() }
+    pub(crate) fn new(
+        weights: &'w Weights,
+        stored_quantization: Option<StoredQuantization>,
+    ) -> Self {
+        Self { weights, stored_quantization, taken: BTreeSet::new() }
+    }
+
+    /// How linear layers are stored.
+    pub(crate) fn stored_quantization(&self) -> Option<StoredQuantization> {
+        self.stored_quantization
     }
 
     pub(crate) fn naming(&self) -> Naming {
@@ -269,15 +288,58 @@ impl<'w> Inventory<'w> {
         Malformed::new(field, reason).in_file(file.unwrap_or(Path::new("weights")))
     }
 
-    fn find(&mut self, name: &str) -> Option<Lent<'w>> {
+    fn find(&mut self, name: &str) -> Option<Raw<'w>> {
         let (key, (file, info)) = self.weights.tensors.get_key_value(name)?;
         self.taken.insert(key);
         let bytes = &self.weights.files[*file].bytes()[info.bytes.clone()];
-        let rows = info.shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
-        Some(Lent { info, file: *file, start: info.bytes.start, bytes, rows })
+        Some(Raw { info, file: *file, bytes })
     }
 
-    fn shaped(&self, lent: Lent<'w>, shape: &[usize]) -> Result<Lent<'w>, ModelError> {
+    /// A part's tensor of this kind ("qweight"), if it is there.
+    pub(crate) fn raw(&mut self, part: Part, layer: usize, kind: &str) -> Option<Raw<'w>> {
+        self.find(&self.weights.naming.of(part, layer, kind))
+    }
+
+    /// `raw`, if it is of this type and shape.
+    pub(crate) fn check_raw(
+        &self,
+        raw: Raw<'w>,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<Raw<'w>, ModelError> {
+        let info = raw.info;
+        if info.dtype != dtype {
+            let reason = format!("is of {} where it must be of {dtype}", info.dtype);
+            return Err(self.fault(&info.name, reason));
+        }
+        if info.shape == shape {
+            return Ok(raw);
+        }
+        let reason = format!("has shape {:?} where the config makes it {shape:?}", info.shape);
+        Err(self.fault(&info.name, reason))
+    }
+
+    /// `raw`, if it is of plain weights.
+    pub(crate) fn weights_of(&self, raw: Raw<'w>) -> Result<Lent<'w>, ModelError> {
+        let Raw { info, file, bytes } = raw;
+        let Dtype::Weights(format) = info.dtype else {
+            let reason = match (info.dtype, self.stored_quantization) {
+                (dtype, None) => format!("{dtype} is not supported without quantization_config"),
+                (dtype, Some(_)) => format!("is of {dtype}, which is not supported here"),
+            };
+            return Err(self.fault(&info.name, reason));
+        };
+        let rows = info.shape.split_last().map_or(1, |(_, outer)| outer.iter().product());
+        Ok(Lent { info, format, file, start: info.bytes.start, bytes, rows })
+    }
+
+    /// That a part's tensor is.
+    pub(crate) fn missing(&self, part: Part, layer: usize, kind: &str) -> ModelError {
+        self.fault(&self.weights.naming.of(part, layer, kind), "is missing")
+    }
+
+    fn shaped(&self, raw: Raw<'w>, shape: &[usize]) -> Result<Lent<'w>, ModelError> {
+        let lent = self.weights_of(raw)?;
         if lent.info.shape == shape {
             return Ok(lent);
         }
@@ -292,10 +354,9 @@ impl<'w> Inventory<'w> {
         layer: usize,
         shape: &[usize],
     ) -> Result<Lent<'w>, ModelError> {
-        let name = self.weights.naming.of(part, layer, "weight");
-        match self.find(&name) {
-            Some(lent) => self.shaped(lent, shape),
-            None => Err(self.fault(&name, "is missing")),
+        match self.raw(part, layer, "weight") {
+            Some(raw) => self.shaped(raw, shape),
+            None => Err(self.missing(part, layer, "weight")),
         }
     }
 
@@ -306,8 +367,7 @@ impl<'w> Inventory<'w> {
         layer: usize,
         shape: &[usize],
     ) -> Result<Option<Lent<'w>>, ModelError> {
-        let name = self.weights.naming.of(part, layer, "weight");
-        self.find(&name).map(|lent| self.shaped(lent, shape)).transpose()
+        self.raw(part, layer, "weight").map(|raw| self.shaped(raw, shape)).transpose()
     }
 
     /// A part's bias, `[len]`, if it has one.
@@ -317,13 +377,7 @@ impl<'w> Inventory<'w> {
         layer: usize,
         len: usize,
     ) -> Result<Option<Lent<'w>>, ModelError> {
-        let name = self.weights.naming.of(part, layer, "bias");
-        self.find(&name).map(|lent| self.shaped(lent, &[len])).transpose()
-    }
-
-    /// The name a part's bias would have.
-    pub(crate) fn bias_name(&self, part: Part, layer: usize) -> String {
-        self.weights.naming.of(part, layer, "bias")
+        self.raw(part, layer, "bias").map(|raw| self.shaped(raw, &[len])).transpose()
     }
 
     /// The frequency divisors, `[rotary_dim / 2]`, that GGUF keeps as a tensor of this name.
@@ -332,9 +386,9 @@ impl<'w> Inventory<'w> {
         name: &str,
         len: usize,
     ) -> Result<Option<Lent<'w>>, ModelError> {
-        let lent = self.find(name).map(|lent| self.shaped(lent, &[len])).transpose()?;
+        let lent = self.find(name).map(|raw| self.shaped(raw, &[len])).transpose()?;
         match lent {
-            Some(lent) if lent.info.format != Format::F32 => {
+            Some(lent) if lent.format != Format::F32 => {
                 Err(self.fault(&lent.info.name, "must be F32"))
             }
             lent => Ok(lent),

@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wharf_model::{
-    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, TokenizerSource,
+    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, Quantization,
+    TokenizerSource,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -194,6 +195,124 @@ fn headers_that_lie_are_refused() {
     assert_eq!(refused(copy.path()).0, "model.safetensors");
 }
 
+/// Renames a tensor in the header.
+fn rename(header: &mut Value, from: &str, to: &str) {
+    let tensor = header.as_object_mut().unwrap().remove(from).unwrap();
+    header[to] = tensor;
+}
+
+#[test]
+fn quantised_layers_that_lack_a_tensor() {
+    let cases = [
+        ("qwen3-fp8-block", "mlp.up_proj", "weight_scale_inv", "weight_scale_inv"),
+        ("phi3-awq", "mlp.down_proj", "scales", "scales"),
+        ("phi3-awq", "mlp.down_proj", "qzeros", "qzeros"),
+        // Neither codes nor weights.
+        ("phi3-awq", "mlp.down_proj", "qweight", "weight"),
+        ("llama-gptq-v2", "self_attn.o_proj", "qzeros", "qzeros"),
+        ("llama-int4", "mlp.up_proj", "weight_scale", "weight_scale"),
+        ("llama-int4", "mlp.up_proj", "weight_shape", "weight_shape"),
+        ("llama-int8-zeros", "mlp.up_proj", "weight_zero_point", "weight_zero_point"),
+    ];
+    for (golden, layer, kind, missing) in cases {
+        let copy = copy_of(golden);
+        let stem = format!("model.layers.0.{layer}");
+        change_header(&copy.path().join("model.safetensors"), |header| {
+            rename(header, &format!("{stem}.{kind}"), "other");
+        });
+        let want = pair("model.safetensors", &format!("{stem}.{missing}"));
+        assert_eq!(refused(copy.path()), want, "{golden} without {kind}");
+    }
+}
+
+#[test]
+fn quantised_layers_that_the_config_contradicts() {
+    let weights = "/config_groups/group_0/weights";
+    let cases = [
+        ("qwen3-fp8-block", "/weight_block_size", json!([32, 32]), "q_proj.weight_scale_inv"),
+        ("phi3-awq", "/group_size", json!(64), "qkv_proj.scales"),
+        ("phi3-awq", "/group_size", json!(48), "qkv_proj.qweight"),
+        ("llama-gptq-v2", "/bits", json!(8), "q_proj.qweight"),
+        ("llama-gptq-act-order", "/group_size", json!(64), "q_proj.scales"),
+        ("llama-int4", &format!("{weights}/num_bits"), json!(8), "q_proj.weight_packed"),
+        ("llama-int4", &format!("{weights}/symmetric"), json!(false), "q_proj.weight_zero_point"),
+    ];
+    for (golden, place, value, field) in cases {
+        let copy = copy_of(golden);
+        change_json(&copy.path().join("config.json"), |config| {
+            let place = format!("/quantization_config{place}");
+            *config.pointer_mut(&place).unwrap() = value.clone();
+        });
+        let field = format!("model.layers.0.self_attn.{field}");
+        assert_eq!(refused(copy.path()), pair("model.safetensors", &field), "{golden} {place}");
+    }
+    // Without the field the types of the tensors mean nothing.
+    let copy = copy_of("qwen3-fp8-block");
+    change_json(&copy.path().join("config.json"), |config| {
+        config["quantization_config"] = Value::Null;
+    });
+    let (_, field) = refused(copy.path());
+    assert_eq!(field, "model.layers.0.self_attn.q_proj.weight");
+}
+
+/// The bytes of a tensor of a safetensors file, to be changed.
+fn change_tensor(path: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
+    let mut file = fs::read(path).unwrap();
+    let start = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..start]).unwrap();
+    let offset = |i: usize| header[name]["data_offsets"][i].as_u64().unwrap() as usize;
+    change(&mut file[start + offset(0)..start + offset(1)]);
+    fs::write(path, file).unwrap();
+}
+
+#[test]
+fn gptq_may_have_biases_of_zeros_and_groups_of_one_size() {
+    for (kind, value) in [("bias", 0x3c), ("g_idx", 1)] {
+        let copy = copy_of("llama-gptq-act-order");
+        let name = format!("model.layers.0.mlp.up_proj.{kind}");
+        change_tensor(&copy.path().join("model.safetensors"), &name, |bytes| bytes.fill(value));
+        assert_eq!(refused(copy.path()), pair("model.safetensors", &name));
+    }
+}
+
+/// The logits that follow some tokens, and the bytes of the weights.
+fn logits(name: &str, quantization: Option<Quantization>) -> (Vec<f32>, usize) {
+    let threads = NonZeroUsize::new(2).unwrap();
+    let options = LoadOptions { quantization, ..LoadOptions::exact(Isa::detect(), threads) };
+    let mut model = Model::load(&golden(name), &options).unwrap();
+    model.allocate_kv(1, KvFormat::F32);
+    let sequence = BatchSequence { first_row: 0, num_rows: 9, start: 0, block_table: vec![0] };
+    let batch =
+        Batch { tokens: (40..49).collect(), sequences: vec![sequence], logits_rows: vec![8] };
+    let mut logits = Vec::new();
+    model.forward(&batch, &mut logits).unwrap();
+    (logits, model.info().weight_bytes)
+}
+
+#[test]
+fn fp8_takes_8_bits_or_is_widened() {
+    for name in ["qwen3-fp8-block", "llama-fp8-tensor", "phi3-fp8-channel"] {
+        let (exact, wide) = logits(name, None);
+        let (auto, narrow) = logits(name, Some(Quantization::Auto));
+        let largest = exact.iter().zip(&auto).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let size = exact.iter().copied().fold(0.0, f32::max);
+        assert!(largest > 0.0 && largest < 0.02 * size, "{name}: {largest} of {size}");
+        assert!(narrow < wide * 3 / 4, "{name}: {narrow} of {wide} bytes");
+        let (_, int4) = logits(name, Some(Quantization::Int4));
+        assert!(int4 < narrow);
+    }
+}
+
+#[test]
+fn codes_are_quantised_to_fewer_bits_only() {
+    for name in ["phi3-awq", "qwen3-moe-awq", "llama-gptq-act-order", "llama-int4", "llama-int8"] {
+        let of = |quantization| logits(name, quantization);
+        assert_eq!(of(None), of(Some(Quantization::Auto)), "{name}");
+    }
+    let of = |quantization| logits("qwen2-gptq-int8", Some(quantization));
+    assert!(of(Quantization::Int4).1 < of(Quantization::Int8).1);
+}
+
 #[test]
 fn an_index_that_lies_is_refused() {
     let index = "model.safetensors.index.json";
@@ -244,6 +363,24 @@ proptest! {
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
+
+    #[test]
+    fn a_quantised_checkpoint_changed_anywhere_loads_or_is_refused(
+        name in prop::sample::select(vec![
+            "qwen3-fp8-block", "phi3-awq", "llama-gptq-act-order", "llama-int8-zeros", "llama-int8",
+        ]),
+        changes in proptest::collection::vec((0usize..100_000, any::<u8>()), 1..4),
+    ) {
+        let copy = copy_of(name);
+        let path = copy.path().join("model.safetensors");
+        let mut file = fs::read(&path).unwrap();
+        for (at, to) in changes {
+            let at = at % file.len();
+            file[at] = to;
+        }
+        fs::write(&path, file).unwrap();
+        let _ = load(copy.path());
+    }
 
     #[test]
     fn a_gguf_file_changed_anywhere_loads_or_is_refused(

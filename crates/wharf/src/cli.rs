@@ -220,8 +220,9 @@ pub(crate) struct ComputeOptions {
     pub(crate) kv_cache_dtype: KvCacheDtype,
     /// Quantise the weights as they are loaded: to 8 bits with a scale for each 32, or to 4 bits with a
     /// scale and a minimum (5 bits in all; the output matrix takes 8). Weights that have no more bits
-    /// stay as they are. The error is logged (--log-level info); `wharf perplexity` tells what it means.
-    #[arg(long, value_name = "FORMAT", default_value = "none")]
+    /// stay as they are. auto does so with FP8 only, which becomes int8; with none FP8 is widened to
+    /// 32 bits, exactly. The error is logged (--log-level info); `wharf perplexity` tells what it means.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub(crate) quantize: QuantizeName,
     /// In what numbers activations meet weights. auto rounds them where that makes products much
     /// faster: to 8 bits for quantised weights, as llama.cpp does, and to bf16 for weights in bf16 where
@@ -248,7 +249,9 @@ pub(crate) enum IsaName {
 /// To what weights are quantised as they are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum QuantizeName {
-    /// They stay as they are stored.
+    /// FP8 to 8 bits; all others stay as they are stored.
+    Auto,
+    /// They stay as they are stored; FP8 is widened to 32 bits.
     None,
     /// 8 bits, and a scale for each 32.
     Int8,

@@ -8,7 +8,7 @@ use wharf_kernels::activation::Activation;
 
 use super::{
     Architecture, AttentionBias, Bias, Config, ExpertTraits, ExpertsConfig, Fields, Traits,
-    Windows, inverse_sqrt, limits, nope_layers, scaled_context,
+    Windows, inverse_sqrt, limits, nope_layers, quantization, scaled_context,
 };
 use crate::{
     error::Malformed,
@@ -19,8 +19,7 @@ use crate::{
 type Honoured = fn(&Traits) -> bool;
 
 /// Fields that change the network, and the architectures that we honour them for.
-const REFUSED: [(&str, Honoured); 12] = [
-    ("quantization_config", |_| false),
+const REFUSED: [(&str, Honoured); 11] = [
     ("compression_config", |_| false),
     ("num_local_experts", |traits| traits.experts.is_some()),
     ("num_experts", |traits| traits.experts.is_some()),
@@ -45,9 +44,11 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let traits = architecture.traits();
     refuse_unsupported(&outer, &traits)?;
     let mut eos_token_ids = outer.token_ids("eos_token_id")?;
+    let mut stored_quantization = quantization::parse(&outer)?;
     let fields = text.unwrap_or(outer);
     if multimodal {
         refuse_unsupported(&fields, &traits)?;
+        stored_quantization = stored_quantization.or(quantization::parse(&fields)?);
         eos_token_ids.extend(fields.token_ids("eos_token_id")?);
     }
 
@@ -129,6 +130,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         tied: Some(tied(&fields, &traits)?),
         windows: windows(&fields, &traits, &nope_layers)?,
         nope_layers,
+        stored_quantization,
         eos_token_ids,
     };
     config.check()?;

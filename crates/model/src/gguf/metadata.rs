@@ -262,6 +262,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         tied: None,
         windows,
         nope_layers: nope_layers(traits.nope_interval, num_layers),
+        stored_quantization: None,
         eos_token_ids: end_of_generation(gguf)?,
     };
     keys.refuse_others()?;

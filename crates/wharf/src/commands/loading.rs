@@ -45,6 +45,7 @@ fn load_options(options: &ComputeOptions, max_model_len: Option<usize>) -> Resul
     let threads = options.threads.unwrap_or_else(cores::available);
     let isa = choose_isa(options.isa)?;
     let quantization = match options.quantize {
+        QuantizeName::Auto => Some(Quantization::Auto),
         QuantizeName::None => None,
         QuantizeName::Int8 => Some(Quantization::Int8),
         QuantizeName::Int4 => Some(Quantization::Int4),

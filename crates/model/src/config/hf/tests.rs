@@ -290,8 +290,8 @@ fn the_text_model_of_a_gemma3_that_sees_images() {
     assert_eq!(config.eos_token_ids, [1, 106]);
     assert_eq!(gemma(Value::Null).unwrap_err().field, "text_config");
     assert_eq!(gemma(json!({"hidden_size": 0})).unwrap_err().field, "text_config.hidden_size");
-    let refused = gemma(json!({"quantization_config": {}, "attn_logit_softcapping": 5.0}));
-    assert_eq!(refused.unwrap_err().field, "text_config.quantization_config");
+    let refused = gemma(json!({"compression_config": {}, "attn_logit_softcapping": 5.0}));
+    assert_eq!(refused.unwrap_err().field, "text_config.compression_config");
 }
 
 #[test]
@@ -367,7 +367,11 @@ fn what_is_not_supported_is_named() {
     assert_eq!(refused(json!({"architectures": ["PhiForCausalLM"]})), "architectures");
     assert_eq!(refused(json!({"architectures": []})), "architectures");
     assert_eq!(refused(json!({"hidden_act": "gelu"})), "hidden_act");
-    assert_eq!(refused(json!({"quantization_config": {"bits": 4}})), "quantization_config");
+    assert_eq!(
+        refused(json!({"quantization_config": {"bits": 4}})),
+        "quantization_config.quant_method"
+    );
+    assert_eq!(refused(json!({"quantization_config": {}})), "quantization_config");
     assert_eq!(refused(json!({"partial_rotary_factor": 0.5})), "partial_rotary_factor");
     assert_eq!(
         refused(json!({"rope_scaling": {"rope_type": "longrope"}})),
