@@ -255,7 +255,22 @@ def compressed(form: str, **weights) -> dict:
     }}
 
 
+# Shorter windows and a smaller YaRN than published; else as those.
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "attention_bias": True,
+    "hidden_size": 64, "head_dim": 16, "intermediate_size": 32, "num_local_experts": 4,
+    "num_experts_per_tok": 2, "experts_per_token": 2, "sliding_window": 20, "swiglu_limit": 7.0,
+    "rope_theta": 150000.0, "tie_word_embeddings": False,
+    "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                     "truncate": False, "original_max_position_embeddings": 48},
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 HUGGING_FACE += [
+    Checkpoint("gpt-oss", "experts in MXFP4, sinks, biases, a clamped SwiGLU, YaRN without truncation",
+               GPT_OSS | {"quantization_config": {
+                   "quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}),
+    Checkpoint("gpt-oss-bf16", "the experts in plain numbers, transposed",
+               GPT_OSS | {"num_local_experts": 3, "intermediate_size": 24}),
     Checkpoint("qwen3-fp8-block", "FP8 with a scale for each block; no number of blocks is whole",
                QWEN3 | CODED | {"head_dim": 16, "quantization_config": {
                    "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
@@ -365,6 +380,9 @@ GGUF = [
     GgufCheckpoint("gguf-qwen3moe", "experts in one tensor", QWEN3_MOE |
                    {"moe_intermediate_size": 32, "num_hidden_layers": 1}, "Q8_0",
                    {"ffn_gate_inp": "F32", "ffn_down_exps": "Q4_0"}),
+    GgufCheckpoint("gguf-gpt-oss", "MXFP4, sinks, biases of experts", GPT_OSS, "Q8_0",
+                   {"ffn_gate_inp": "F32", "ffn_gate_exps": "MXFP4", "ffn_up_exps": "MXFP4",
+                    "ffn_down_exps": "MXFP4"}),
     GgufCheckpoint("gguf-mixtral", "a llama with experts", MIXTRAL | {"intermediate_size": 32}, "Q8_0",
                    {"ffn_gate_inp": "F32"}),
 ]

@@ -35,11 +35,13 @@ POST_NORM_NAMES = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
+# gpt-oss: the norm's name, but not its place.
+GPT_OSS_NAMES = {"post_attention_layernorm": "post_attention_norm", "mlp.router": "ffn_gate_inp"}
 POST_NORMS = ("olmo2", "gemma2", "gemma3_text")
 # Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
 LLAMAS = ("llama", "smollm3", "granite", "mixtral")
 # llama.cpp's name, where it is not the `model_type`.
-ARCHITECTURES = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
+ARCHITECTURES = {"gpt_oss": "gpt-oss", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # `general.file_type` is a hint for people; mixtures have no number of their own.
@@ -49,11 +51,16 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q
 
 def gguf_name(name: str, model_type: str) -> tuple[str, str]:
     """(name in the file, the same without its layer number and kind)."""
+    if name.endswith(".sinks"):
+        layer = name.split(".")[2]
+        return f"blk.{layer}.attn_sinks.weight", "attn_sinks"
     stem, kind = name.rsplit(".", 1)
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.{kind}", TOP_NAMES[stem]
     _, _, layer, inner = stem.split(".", 3)
     names = LAYER_NAMES | POST_NORM_NAMES if model_type in POST_NORMS else LAYER_NAMES
+    if model_type == "gpt_oss":
+        names = names | GPT_OSS_NAMES
     return f"blk.{layer}.{names[inner]}.{kind}", names[inner]
 
 
@@ -130,7 +137,8 @@ def quantise(checkpoint, config, state: dict, seed: int):
         stored, stem = gguf_name(name, config.model_type)
         values = tensor.numpy()
         # Norms and biases are vectors: converters keep them in F32.
-        kind = "F32" if values.ndim == 1 else checkpoint.formats.get(stem, checkpoint.default_format)
+        vector = values.ndim == 1 or name.endswith(".bias")
+        kind = "F32" if vector else checkpoint.formats.get(stem, checkpoint.default_format)
         rows = encode(values.reshape(-1, values.shape[-1]) if values.ndim == 3 else
                       values.reshape(values.shape[0], -1), kind, random)
         plain = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind])
@@ -175,17 +183,20 @@ def write_shape(writer, checkpoint, config) -> None:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Written only where it does not follow from the rest, as converters do.
     if width * config.num_attention_heads != config.hidden_size or config.model_type in (
-            "qwen3", "qwen3_moe", "gemma2", "gemma3_text"):
+            "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "gpt_oss"):
         writer.add_key_length(width)
         writer.add_value_length(width)
     if config.model_type in LLAMAS:
         writer.add_rope_dimension_count(width)
         writer.add_vocab_size(config.vocab_size)
-    if config.model_type in ("qwen3_moe", "mixtral"):
+    if config.model_type in ("qwen3_moe", "mixtral", "gpt_oss"):
         writer.add_expert_count(config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
     if config.model_type == "qwen3_moe":
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if config.model_type == "gpt_oss":
+        writer.add_expert_feed_forward_length(config.intermediate_size)
+        writer.add_sliding_window(config.sliding_window)
     if config.model_type == "phi3":
         writer.add_rope_dimension_count(int(width * config.rope_parameters["partial_rotary_factor"]))
         writer.add_sliding_window(config.sliding_window or 0)

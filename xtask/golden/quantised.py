@@ -7,6 +7,7 @@ reading.
 
 import re
 
+import gguf
 import numpy as np
 import torch
 
@@ -19,6 +20,8 @@ def quantise(published: dict, config: dict, seed: int) -> tuple[dict, dict]:
     """(the file's tensors, the weights they stand for) of a checkpoint with this
     `quantization_config`."""
     random = np.random.default_rng(seed + 3)
+    if config["quant_method"] == "mxfp4":
+        return mxfp4(published)
     method = METHODS[config["quant_method"]]
     kept = config.get("modules_to_not_convert") or config.get("ignore") or []
     stored, plain = {}, {}
@@ -56,6 +59,26 @@ def fp8(weights: np.ndarray, config: dict, _random) -> tuple[dict, np.ndarray]:
     values, scales, plain = fp8_with(weights, weights.shape, torch.float32)
     scale, unused = scales.reshape(()), torch.tensor(0.5)
     return {"weight": values, "weight_scale": scale, "input_scale": unused}, plain
+
+
+def mxfp4(published: dict) -> tuple[dict, dict]:
+    """gpt-oss's experts: `[experts, in, out]` as blocks of 32 along `in`, whose bytes hold neighbours."""
+    stored, plain = {}, {}
+    for name, tensor in published.items():
+        if not name.endswith((".gate_up_proj", ".down_proj")):
+            stored[name], plain[name] = tensor, tensor
+            continue
+        values = tensor.float().transpose(1, 2).contiguous().numpy()
+        kind = gguf.GGMLQuantizationType.MXFP4
+        blocks = gguf.quants.quantize(values, kind)
+        weights = gguf.quants.dequantize(blocks, kind).reshape(values.shape)
+        plain[name] = torch.from_numpy(weights).transpose(1, 2).contiguous()
+        blocks = blocks.reshape(*values.shape[:2], -1, 17)
+        # ggml's bytes hold numbers 16 apart.
+        nibbles = np.concatenate([blocks[..., 1:] & 15, blocks[..., 1:] >> 4], axis=-1)
+        stored[f"{name}_blocks"] = torch.from_numpy(nibbles[..., ::2] | nibbles[..., 1::2] << 4)
+        stored[f"{name}_scales"] = torch.from_numpy(blocks[..., 0].copy())
+    return stored, plain
 
 
 def codes_of(weights: np.ndarray, bits: int, groups: np.ndarray, symmetric: bool, scale_dtype):

@@ -37,11 +37,55 @@ def gain(name: str) -> float:
     if "q_proj" in name or "k_proj" in name or "qkv_proj" in name:
         return 1.7
     # A router that has preferences.
-    if name.endswith("mlp.gate.weight"):
+    if name.endswith(("mlp.gate.weight", "mlp.router.weight")):
         return 3.0
+    if name.endswith("sinks"):
+        return 2.0
     if "embed_tokens" in name or "lm_head" in name:
         return 2.5
     return 1.0
+
+
+def alternating(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """gpt-oss's `state` as `unfused` gives others': its gates and ups alternate, and its matrices are
+    transposed."""
+    apart = {}
+    for name, tensor in state.items():
+        stem, _, kind = name.partition(".experts.")
+        if not kind:
+            apart[name] = tensor
+            continue
+        matrix = tensor if kind.endswith("_bias") else tensor.transpose(1, 2)
+        suffix = "bias" if kind.endswith("_bias") else "weight"
+        stem += ".experts."
+        if kind.startswith("down"):
+            apart[f"{stem}down_proj.{suffix}"] = matrix.contiguous()
+        else:
+            apart[f"{stem}gate_proj.{suffix}"] = matrix[:, ::2].contiguous()
+            apart[f"{stem}up_proj.{suffix}"] = matrix[:, 1::2].contiguous()
+    return apart
+
+
+def alternated(apart: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `alternating`."""
+    state = {}
+    for name, tensor in apart.items():
+        stem, _, kind = name.partition(".experts.")
+        if not kind:
+            state[name] = tensor
+            continue
+        proj, suffix = kind.split(".")
+        if proj == "up_proj":
+            continue
+        if proj == "gate_proj":
+            up = apart[name.replace("gate_proj", "up_proj")]
+            tensor = torch.stack([tensor, up], dim=2).flatten(1, 2)
+            proj = "gate_up_proj"
+        if suffix == "weight":
+            state[f"{stem}.experts.{proj}"] = tensor.transpose(1, 2).contiguous()
+        else:
+            state[f"{stem}.experts.{proj}_bias"] = tensor
+    return state
 
 
 def unfused(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -77,6 +121,8 @@ MIXTRAL_NAMES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 def published(state: dict[str, torch.Tensor], model_type: str) -> dict[str, torch.Tensor]:
     """`state` as published files have it: each expert's matrices by themselves."""
+    if model_type == "gpt_oss":
+        return state
     result = {}
     for name, tensor in unfused(state).items():
         if model_type == "gemma3":

@@ -132,7 +132,13 @@ fn attend(isa: Isa, team: &Team) {
     for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
         let shape = KvShape { num_blocks: 128, num_kv_heads: 3, head_dim: 64, format };
         let cache = KvCache::new(1, shape);
-        let of = AttentionShape { num_heads: 9, scale: 0.125, soft_cap: None, window: None };
+        let of = AttentionShape {
+            num_heads: 9,
+            scale: 0.125,
+            soft_cap: None,
+            window: None,
+            sinks: None,
+        };
         let block_table: Vec<u32> = (0..128).collect();
         for (start, num_rows) in [(127, 1), (2047, 1), (0, 512), (1536, 512)] {
             let seqs = [SequenceRows { first_row: 0, num_rows, start, block_table: &block_table }];

@@ -27,6 +27,7 @@ fn agrees_with_gguf() {
             "Q4_K" => (Format::Q4K, false),
             "Q5_K" => (Format::Q5K, false),
             "Q6_K" => (Format::Q6K, true),
+            "MXFP4" => (Format::Mxfp4, true),
             other => panic!("unknown format {other}"),
         };
         let want: Vec<f32> =
@@ -41,5 +42,5 @@ fn agrees_with_gguf() {
         }
         formats += 1;
     }
-    assert_eq!(formats, 8);
+    assert_eq!(formats, 9);
 }

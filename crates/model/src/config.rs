@@ -10,7 +10,7 @@ mod hf;
 mod quantization;
 
 pub use architecture::{Architecture, Norms, QkNorm};
-pub(crate) use architecture::{AttentionBias, ExpertTraits, Traits, Windows};
+pub(crate) use architecture::{AttentionBias, ExpertTraits, TensorNames, Traits, Windows};
 pub(crate) use fields::Fields;
 pub use hf::parse;
 pub use quantization::{CodeLayout, StoredQuantization};
@@ -97,7 +97,7 @@ pub struct Config {
     pub qkv_bias: Bias,
     /// Bias of the attention's output projection.
     pub o_bias: Bias,
-    /// Biases of the feed-forward layer.
+    /// Biases of the feed-forward layer, or of the experts and their router.
     pub mlp_bias: Bias,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,

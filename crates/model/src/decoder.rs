@@ -55,6 +55,8 @@ pub(crate) struct Layer {
     pub(crate) query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
     /// `[hidden_size, num_heads * head_dim]`
     pub(crate) attention_output: Linear,
+    /// A score for each head that gives no value, `[num_heads]`.
+    pub(crate) sinks: Option<Vec<f32>>,
     /// Which of the decoder's `ropes` rotates queries and keys; `None`: they are not rotated.
     pub(crate) rope: Option<usize>,
     /// A token sees itself and the `window - 1` before it.
@@ -263,6 +265,7 @@ impl Decoder {
                 scale: self.attention_multiplier,
                 soft_cap: self.attn_logit_softcapping,
                 window: layer.window,
+                sinks: layer.sinks.as_deref(),
             },
             cache,
             index,

@@ -190,6 +190,7 @@ fn format_of(name: &str, kind: u32) -> Result<Format, Malformed> {
         13 => return Ok(Format::Q5K),
         14 => return Ok(Format::Q6K),
         30 => return Ok(Format::Bf16),
+        39 => return Ok(Format::Mxfp4),
         9 => "Q8_1",
         10 => "Q2_K",
         11 => "Q3_K",
@@ -198,12 +199,11 @@ fn format_of(name: &str, kind: u32) -> Result<Format, Malformed> {
         24..=27 => "integers",
         28 => "F64",
         34 | 35 => "ternary",
-        39 => "MXFP4",
         _ => "unknown",
     };
     let reason = format!(
         "type {kind} ({other}) is not supported \
-         (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K are)"
+         (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, MXFP4 are)"
     );
     Err(Malformed::new(name, reason))
 }

@@ -4,11 +4,13 @@
 
 mod codes;
 mod fp8;
+mod strided;
 
 use std::ops::Range;
 
 pub(crate) use codes::CodesMatrix;
 pub(crate) use fp8::Fp8Matrix;
+pub(crate) use strided::{Fused, Rows, StridedMatrix};
 
 use crate::{
     config::StoredQuantization,
@@ -26,6 +28,8 @@ pub(crate) enum Matrix<'w> {
     Fp8(Fp8Matrix<'w>),
     /// Integers with scales.
     Codes(CodesMatrix<'w>),
+    /// An expert's rows in a tensor of all.
+    Strided(StridedMatrix<'w>),
 }
 
 impl<'w> Matrix<'w> {
@@ -50,7 +54,8 @@ impl<'w> Matrix<'w> {
                     return Ok(Some(Self::Codes(matrix)));
                 }
             }
-            None => {}
+            // Its experts are found otherwise: see `strided`.
+            Some(StoredQuantization::Mxfp4) | None => {}
         }
         Ok(inventory.weight_if_there(part, layer, &shape)?.map(Self::Plain))
     }
@@ -74,6 +79,11 @@ impl<'w> Matrix<'w> {
             Self::Plain(lent) => Self::Plain(lent.slice(rows)),
             Self::Fp8(matrix) => Self::Fp8(matrix.slice(rows)),
             Self::Codes(matrix) => Self::Codes(matrix.slice(rows)),
+            Self::Strided(matrix) => {
+                let Rows { first, step, .. } = matrix.rows;
+                let of = Rows { first: first + step * rows.start, step, count: rows.len() };
+                Self::Strided(StridedMatrix { rows: of, ..*matrix })
+            }
         }
     }
 
@@ -83,6 +93,7 @@ impl<'w> Matrix<'w> {
             Self::Plain(lent) => &lent.info.name,
             Self::Fp8(matrix) => matrix.name(),
             Self::Codes(matrix) => matrix.name(),
+            Self::Strided(matrix) => matrix.name(),
         }
     }
 }

@@ -1,21 +1,21 @@
 //! From a model's tensors to its network, in two steps: first every tensor is found and its shape
 //! checked, then they are packed. A file with parts missing is refused before anything is allocated.
 
+mod packer;
+
 use std::{cell::Cell, ops::Range};
 
-use wharf_kernels::{
-    matmul::{CodeBits, CodedRow, PackedMatrix},
-    quant::{Format, Quantization, QuantizationError},
-    team::Team,
-};
+use wharf_kernels::{quant::Quantization, team::Team};
+
+use packer::Packer;
 
 use crate::{
-    config::{Bias, CodeLayout, Config, ExpertsConfig, Norms, QkNorm, StoredQuantization},
+    config::{
+        Bias, CodeLayout, Config, ExpertsConfig, Norms, QkNorm, StoredQuantization, TensorNames,
+    },
     decoder::{Decoder, Embedding, Layer},
     error::ModelError,
-    feed_forward::{Experts, FeedForward, Gated},
-    linear::Linear,
-    matrix::{CodesMatrix, Matrix},
+    matrix::{Fused, Matrix, Rows, StridedMatrix},
     model::LoadOptions,
     rope::{Rope, Scaling},
     weights::{Inventory, Lent, Naming, Part, Weights},
@@ -25,10 +25,28 @@ use crate::{
 struct LinearPlan<'w> {
     /// `[out, in]`
     weight: Matrix<'w>,
-    /// `[out]`
-    bias: Option<Lent<'w>>,
+    bias: Option<BiasPlan<'w>>,
     /// Rows of a head, if its rows are interleaved (see [`source_row`]).
     interleaved: Option<usize>,
+}
+
+/// Every so many of a vector's values.
+#[derive(Clone, Copy)]
+struct BiasPlan<'w> {
+    lent: Lent<'w>,
+    first: usize,
+    step: usize,
+}
+
+impl<'w> BiasPlan<'w> {
+    /// All of them.
+    fn whole(lent: Lent<'w>) -> Self {
+        Self { lent, first: 0, step: 1 }
+    }
+
+    fn decode(&self) -> Vec<f32> {
+        self.lent.decode().into_iter().skip(self.first).step_by(self.step).collect()
+    }
 }
 
 struct LayerPlan<'w> {
@@ -38,6 +56,7 @@ struct LayerPlan<'w> {
     value: LinearPlan<'w>,
     query_key_norms: Option<(Lent<'w>, Lent<'w>)>,
     attention_output: LinearPlan<'w>,
+    sinks: Option<Lent<'w>>,
     post_attention_norm: Option<Lent<'w>>,
     feed_forward_norm: Option<Lent<'w>>,
     feed_forward: FeedForwardPlan<'w>,
@@ -45,8 +64,8 @@ struct LayerPlan<'w> {
 }
 
 enum FeedForwardPlan<'w> {
-    Gated(GatedPlan<'w>),
-    Experts { router: LinearPlan<'w>, experts: Vec<GatedPlan<'w>>, of: ExpertsConfig },
+    Gated(Box<GatedPlan<'w>>),
+    Experts { router: Box<LinearPlan<'w>>, experts: Vec<GatedPlan<'w>>, of: ExpertsConfig },
 }
 
 struct GatedPlan<'w> {
@@ -214,9 +233,17 @@ impl<'w> LayerPlan<'w> {
             ]
         };
         let attention_output = linear(Part::AttentionOutput, [hidden, heads], config.o_bias, None)?;
+        let traits = config.architecture.traits();
+        let sinks = traits.sinks.then(|| {
+            let kind = if inventory.naming() == Naming::Gguf { "weight" } else { "sinks" };
+            inventory.vector(Part::Sinks, layer, kind, &[config.num_heads])
+        });
         let feed_forward = match config.experts {
+            Some(of) if traits.names == TensorNames::GptOss => {
+                FeedForwardPlan::biased_experts(config, of, layer, inventory)?
+            }
             Some(of) => FeedForwardPlan::experts(config, of, layer, inventory)?,
-            None => FeedForwardPlan::Gated(GatedPlan::new(config, layer, inventory)?),
+            None => FeedForwardPlan::Gated(Box::new(GatedPlan::new(config, layer, inventory)?)),
         };
         let query_key_norms = match config.qk_norm {
             QkNorm::None => None,
@@ -233,6 +260,7 @@ impl<'w> LayerPlan<'w> {
         let (before, after) = (config.norms != Norms::After, config.norms != Norms::Before);
         let feed_forward_norm = match config.norms {
             Norms::Both => Part::PreFeedForwardNorm,
+            Norms::Before if traits.names == TensorNames::GptOss => Part::PostAttentionNorm,
             Norms::Before | Norms::After => Part::FeedForwardNorm,
         };
         Ok(Self {
@@ -242,6 +270,7 @@ impl<'w> LayerPlan<'w> {
             value,
             query_key_norms: query_key_norms.transpose()?,
             attention_output,
+            sinks: sinks.transpose()?,
             post_attention_norm: norm(after, Part::PostAttentionNorm)?,
             feed_forward_norm: norm(before, feed_forward_norm)?,
             feed_forward,
@@ -273,6 +302,65 @@ impl<'w> GatedPlan<'w> {
     }
 }
 
+impl<'w> GatedPlan<'w> {
+    /// All of a layer, gates and ups in alternate rows.
+    fn fused_experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Vec<Self>, ModelError> {
+        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
+        let both = Fused::find(inventory, layer, "gate_up_proj", [all, 2 * wide, hidden])?;
+        let down = Fused::find(inventory, layer, "down_proj", [all, hidden, wide])?;
+        let mut bias = |name, len| inventory.vector(Part::FusedExperts, layer, name, &[all, len]);
+        let both_bias = bias("gate_up_proj_bias", 2 * wide)?;
+        let down_bias = bias("down_proj_bias", hidden)?;
+        let linear = |fused, expert, rows: Rows, cols, bias: Lent<'w>| {
+            let all_rows = rows.count * rows.step;
+            let matrix = StridedMatrix { fused, expert, rows, all_rows, cols };
+            let lent = bias.slice(expert..expert + 1);
+            let bias = BiasPlan { lent, first: rows.first, step: rows.step };
+            LinearPlan { weight: Matrix::Strided(matrix), bias: Some(bias), interleaved: None }
+        };
+        let every = |first, step, count| Rows { first, step, count };
+        let expert = |expert| Self {
+            gate: linear(both, expert, every(0, 2, wide), hidden, both_bias),
+            up: linear(both, expert, every(1, 2, wide), hidden, both_bias),
+            down: linear(down, expert, every(0, 1, hidden), wide, down_bias),
+        };
+        Ok((0..all).map(expert).collect())
+    }
+
+    /// All of a layer in GGUF: gates, ups and downs each one tensor.
+    fn stacked_experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Vec<Self>, ModelError> {
+        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
+        let mut find = |part, rows: usize, cols| {
+            let weight = inventory.weight(part, layer, &[all, rows, cols])?;
+            Ok((weight, inventory.vector(part, layer, "bias", &[all, rows])?))
+        };
+        let gate = find(Part::ExpertGate(0), wide, hidden)?;
+        let up = find(Part::ExpertUp(0), wide, hidden)?;
+        let down = find(Part::ExpertDown(0), hidden, wide)?;
+        let linear = |(weight, bias): (Lent<'w>, Lent<'w>), expert: usize, rows: usize| {
+            let weight = Matrix::Plain(weight.slice(expert * rows..(expert + 1) * rows));
+            let bias = Some(BiasPlan::whole(bias.slice(expert..expert + 1)));
+            LinearPlan { weight, bias, interleaved: None }
+        };
+        let expert = |expert| Self {
+            gate: linear(gate, expert, wide),
+            up: linear(up, expert, wide),
+            down: linear(down, expert, hidden),
+        };
+        Ok((0..all).map(expert).collect())
+    }
+}
+
 impl<'w> FeedForwardPlan<'w> {
     /// A layer's router and experts. GGUF has all experts of a layer in one tensor.
     fn experts(
@@ -282,7 +370,7 @@ impl<'w> FeedForwardPlan<'w> {
         inventory: &mut Inventory<'w>,
     ) -> Result<Self, ModelError> {
         let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
-        let mixtral = config.architecture.traits().experts.is_some_and(|of| of.mixtral_names);
+        let mixtral = config.architecture.traits().names == TensorNames::Mixtral;
         let router = if mixtral { Part::MixtralRouter } else { Part::Router };
         let [gate, up, down]: [fn(usize) -> Part; 3] = if mixtral {
             [Part::MixtralGate, Part::MixtralUp, Part::MixtralDown]
@@ -310,7 +398,24 @@ impl<'w> FeedForwardPlan<'w> {
             })
         });
         let experts = experts.collect::<Result<_, ModelError>>()?;
-        Ok(Self::Experts { router, experts, of })
+        Ok(Self::Experts { router: Box::new(router), experts, of })
+    }
+
+    /// gpt-oss's.
+    fn biased_experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Self, ModelError> {
+        let shape = [of.num_experts, config.hidden_size];
+        let router =
+            LinearPlan::new(inventory, Part::BiasedRouter, layer, shape, Bias::Present, None)?;
+        let experts = match inventory.naming() {
+            Naming::HuggingFace => GatedPlan::fused_experts(config, of, layer, inventory)?,
+            Naming::Gguf => GatedPlan::stacked_experts(config, of, layer, inventory)?,
+        };
+        Ok(Self::Experts { router: Box::new(router), experts, of })
     }
 }
 
@@ -336,7 +441,7 @@ impl<'w> LinearPlan<'w> {
                 None => return Err(inventory.missing(part, layer, "bias")),
             },
         };
-        Ok(Self { weight, bias, interleaved })
+        Ok(Self { weight, bias: bias.map(BiasPlan::whole), interleaved })
     }
 
     /// Rows `rows` of a layer without bias.
@@ -373,193 +478,6 @@ fn source_row(row: usize, dim: usize) -> usize {
     let (head, within) = (row / dim, row % dim);
     let half = dim / 2;
     head * dim + 2 * (within % half) + within / half
-}
-
-struct Packer<'a, 'w> {
-    inventory: &'a Inventory<'w>,
-    weights: &'a Weights,
-    team: &'a Team,
-    options: &'a LoadOptions,
-    /// What the weights of norms are stored less.
-    norm_offset: f32,
-    /// By quantising.
-    lost: Cell<QuantizationError>,
-}
-
-impl Packer<'_, '_> {
-    fn layer(
-        &self,
-        plan: &LayerPlan<'_>,
-        config: &Config,
-        number: usize,
-    ) -> Result<Layer, ModelError> {
-        let window = config.windows[number];
-        let local = window.is_some() && config.local_rope.is_some();
-        let norm = |lent: Option<Lent<'_>>| lent.map(|lent| self.norm(&lent));
-        Ok(Layer {
-            attention_norm: norm(plan.attention_norm),
-            query: self.linear(&plan.query)?,
-            key: self.linear(&plan.key)?,
-            value: self.linear(&plan.value)?,
-            query_key_norms: plan
-                .query_key_norms
-                .map(|(query_norm, key_norm)| (self.norm(&query_norm), self.norm(&key_norm))),
-            attention_output: self.linear(&plan.attention_output)?,
-            post_attention_norm: norm(plan.post_attention_norm),
-            rope: (!config.nope_layers[number]).then_some(usize::from(local)),
-            window,
-            feed_forward_norm: norm(plan.feed_forward_norm),
-            feed_forward: self.feed_forward(&plan.feed_forward)?,
-            post_feed_forward_norm: norm(plan.post_feed_forward_norm),
-        })
-    }
-
-    fn feed_forward(&self, plan: &FeedForwardPlan<'_>) -> Result<FeedForward, ModelError> {
-        let gated = |plan: &GatedPlan<'_>| {
-            Ok(Gated {
-                gate: self.linear(&plan.gate)?,
-                up: self.linear(&plan.up)?,
-                down: self.linear(&plan.down)?,
-            })
-        };
-        match plan {
-            FeedForwardPlan::Gated(plan) => Ok(FeedForward::Gated(Box::new(gated(plan)?))),
-            FeedForwardPlan::Experts { router, experts, of } => {
-                Ok(FeedForward::Experts(Box::new(Experts {
-                    // Small, and it decides what is read.
-                    router: self.linear_in(router, None)?,
-                    experts: experts.iter().map(gated).collect::<Result<_, ModelError>>()?,
-                    num_experts_per_tok: of.num_experts_per_tok,
-                    norm_topk_prob: of.norm_topk_prob,
-                })))
-            }
-        }
-    }
-
-    fn norm(&self, lent: &Lent<'_>) -> Vec<f32> {
-        lent.decode().iter().map(|weight| weight + self.norm_offset).collect()
-    }
-
-    fn linear(&self, plan: &LinearPlan<'_>) -> Result<Linear, ModelError> {
-        self.linear_in(plan, self.options.quantization)
-    }
-
-    fn linear_in(
-        &self,
-        plan: &LinearPlan<'_>,
-        quantization: Option<Quantization>,
-    ) -> Result<Linear, ModelError> {
-        let weight = self.matrix(&plan.weight, plan.interleaved, quantization)?;
-        let bias = plan.bias.map(|lent| {
-            let values = lent.decode();
-            match plan.interleaved {
-                None => values,
-                Some(dim) => (0..values.len()).map(|row| values[source_row(row, dim)]).collect(),
-            }
-        });
-        let input_order = match &plan.weight {
-            Matrix::Codes(codes) => codes.order.clone(),
-            Matrix::Plain(_) | Matrix::Fp8(_) => None,
-        };
-        Ok(Linear { weight, bias, input_order })
-    }
-
-    /// The output matrix. Of 4 bits it would blur the choice among tokens; so llama.cpp, too, gives it
-    /// more.
-    fn output(&self, matrix: &Matrix<'_>) -> Result<PackedMatrix, ModelError> {
-        if let Matrix::Codes(codes) = matrix
-            && codes.order.is_some()
-        {
-            let reason = "columns out of the order of their groups are not supported here";
-            return Err(self.inventory.fault(matrix.name(), reason));
-        }
-        let quantization = match self.options.quantization {
-            Some(Quantization::Int4) => Some(Quantization::Int8),
-            other => other,
-        };
-        self.matrix(matrix, None, quantization)
-    }
-
-    fn matrix(
-        &self,
-        matrix: &Matrix<'_>,
-        interleaved: Option<usize>,
-        quantization: Option<Quantization>,
-    ) -> Result<PackedMatrix, ModelError> {
-        let packed = match matrix {
-            Matrix::Plain(lent) => {
-                let packed = self.plain(lent, interleaved, quantization)?;
-                // If it is the embedding too: rows are read in again as tokens need them.
-                self.release(lent.file, lent.start, lent.bytes.len());
-                packed
-            }
-            Matrix::Fp8(fp8) => {
-                let into = quantization.map_or(Format::F32, Quantization::format_of_floats);
-                let into = self.fitting(into, Format::F32, fp8.cols, matrix.name());
-                let (rows, cols) = (fp8.rows.len(), fp8.cols);
-                let packed = PackedMatrix::pack_floats(into, self.team, rows, cols, &fp8.reader());
-                let first = fp8.bytes.info.bytes.start + fp8.rows.start * cols;
-                self.release(fp8.bytes.file, first, rows * cols);
-                packed
-            }
-            Matrix::Codes(codes) => {
-                let packed = self.codes(codes, quantization);
-                let info = codes.codes.info;
-                self.release(codes.codes.file, info.bytes.start, info.bytes.len());
-                packed
-            }
-        };
-        let mut lost = self.lost.get();
-        lost.add(packed.quantization_error());
-        self.lost.set(lost);
-        Ok(packed.with_activations(self.options.activations))
-    }
-
-    fn plain(
-        &self,
-        lent: &Lent<'_>,
-        interleaved: Option<usize>,
-        quantization: Option<Quantization>,
-    ) -> Result<PackedMatrix, ModelError> {
-        let row_of = move |row: usize| match interleaved {
-            None => row,
-            Some(dim) => source_row(row, dim),
-        };
-        let (format, cols, name) = (lent.format, lent.cols(), &lent.info.name);
-        let wanted = quantization.map_or(format, |to| to.format(format));
-        let into = self.fitting(wanted, format, cols, name);
-        PackedMatrix::pack_into(into, self.team, format, lent.rows, cols, lent.bytes, &row_of)
-            .map_err(|error| self.inventory.fault(name, error.to_string()))
-    }
-
-    /// Codes stay what they are, unless they have more bits than is asked for.
-    fn codes(&self, codes: &CodesMatrix<'_>, quantization: Option<Quantization>) -> PackedMatrix {
-        let (shape, read) = (&codes.shape, codes.reader());
-        if shape.bits == CodeBits::Four || quantization != Some(Quantization::Int4) {
-            return PackedMatrix::pack_codes(self.team, shape, &read);
-        }
-        let floats = |row: usize, out: &mut [f32]| {
-            let mut coded = [CodedRow::of(shape)];
-            read(row..row + 1, &mut coded);
-            coded[0].weights(shape, out);
-        };
-        let (rows, cols) = (shape.rows, shape.cols);
-        PackedMatrix::pack_floats(Format::Q4_1, self.team, rows, cols, &floats)
-    }
-
-    /// `wanted`, if rows of `cols` fit it, or else the format that they have.
-    fn fitting(&self, wanted: Format, format: Format, cols: usize, name: &str) -> Format {
-        if wanted.row_bytes(cols).is_some() {
-            return wanted;
-        }
-        tracing::warn!("{name} is not quantised: {cols} columns are no whole number of groups");
-        format
-    }
-
-    /// The tensor's pages are not needed any more.
-    fn release(&self, file: usize, start: usize, len: usize) {
-        self.weights.files()[file].release(start..start + len);
-    }
 }
 
 #[cfg(test)]

@@ -125,11 +125,12 @@ fn dtype_of(name: &str, dtype: &str) -> Result<Dtype, Malformed> {
         "F16" => Ok(Format::F16.into()),
         "BF16" => Ok(Format::Bf16.into()),
         "F8_E4M3" => Ok(Dtype::F8E4M3),
+        "U8" => Ok(Dtype::U8),
         "I8" => Ok(Dtype::I8),
         "I32" => Ok(Dtype::I32),
         "I64" => Ok(Dtype::I64),
         other => {
-            let known = "F32, F16, BF16, F8_E4M3, I8, I32 and I64";
+            let known = "F32, F16, BF16, F8_E4M3, U8, I8, I32 and I64";
             let reason = format!("dtype {other:?} is not supported ({known} are)");
             Err(Malformed::new(name, reason))
         }

@@ -15,6 +15,8 @@ pub enum Dtype {
     Weights(Format),
     /// 8-bit floats with four bits of exponent, which mean something with their scales only.
     F8E4M3,
+    /// Blocks of 4-bit floats, and exponents.
+    U8,
     /// Codes of quantised weights.
     I8,
     /// Words of such codes, and numbers of groups.
@@ -28,7 +30,7 @@ impl Dtype {
     fn row_bytes(self, cols: usize) -> Option<usize> {
         match self {
             Self::Weights(format) => format.row_bytes(cols),
-            Self::F8E4M3 | Self::I8 => Some(cols),
+            Self::F8E4M3 | Self::U8 | Self::I8 => Some(cols),
             Self::I32 => cols.checked_mul(4),
             Self::I64 => cols.checked_mul(8),
         }

@@ -55,6 +55,10 @@ pub(crate) enum Part {
     MixtralGate(usize),
     MixtralUp(usize),
     MixtralDown(usize),
+    /// gpt-oss's router, its experts (several tensors), and the sinks of its attention.
+    BiasedRouter,
+    FusedExperts,
+    Sinks,
 }
 
 impl Part {
@@ -110,6 +114,9 @@ impl Naming {
             (Self::HuggingFace, Part::MixtralGate(_)) => "block_sparse_moe.experts.{}.w1",
             (Self::HuggingFace, Part::MixtralUp(_)) => "block_sparse_moe.experts.{}.w3",
             (Self::HuggingFace, Part::MixtralDown(_)) => "block_sparse_moe.experts.{}.w2",
+            (Self::HuggingFace, Part::BiasedRouter) => "mlp.router",
+            (Self::HuggingFace, Part::FusedExperts) => "mlp.experts",
+            (Self::HuggingFace, Part::Sinks) => "self_attn",
             (Self::Gguf, Part::Embedding) => "token_embd",
             (Self::Gguf, Part::FinalNorm) => "output_norm",
             (Self::Gguf, Part::Output) => "output",
@@ -127,7 +134,9 @@ impl Naming {
             (Self::Gguf, Part::Up | Part::GateUp) => "ffn_up",
             (Self::Gguf, Part::Down) => "ffn_down",
             (Self::Gguf, Part::PostFeedForwardNorm) => "post_ffw_norm",
-            (Self::Gguf, Part::Router | Part::MixtralRouter) => "ffn_gate_inp",
+            (Self::Gguf, Part::Router | Part::MixtralRouter | Part::BiasedRouter) => "ffn_gate_inp",
+            (Self::Gguf, Part::FusedExperts) => "ffn_exps",
+            (Self::Gguf, Part::Sinks) => "attn_sinks",
             // All experts are one tensor.
             (Self::Gguf, Part::ExpertGate(_) | Part::MixtralGate(_)) => "ffn_gate_exps",
             (Self::Gguf, Part::ExpertUp(_) | Part::MixtralUp(_)) => "ffn_up_exps",
@@ -378,6 +387,20 @@ impl<'w> Inventory<'w> {
         len: usize,
     ) -> Result<Option<Lent<'w>>, ModelError> {
         self.raw(part, layer, "bias").map(|raw| self.shaped(raw, &[len])).transpose()
+    }
+
+    /// A vector of that kind, `[len]`, or each expert's, `[experts, len]`, which must be there.
+    pub(crate) fn vector(
+        &mut self,
+        part: Part,
+        layer: usize,
+        kind: &str,
+        shape: &[usize],
+    ) -> Result<Lent<'w>, ModelError> {
+        match self.raw(part, layer, kind) {
+            Some(raw) => self.shaped(raw, shape),
+            None => Err(self.missing(part, layer, kind)),
+        }
     }
 
     /// The frequency divisors, `[rotary_dim / 2]`, that GGUF keeps as a tensor of this name.

@@ -255,6 +255,32 @@ fn quantised_layers_that_the_config_contradicts() {
     assert_eq!(field, "model.layers.0.self_attn.q_proj.weight");
 }
 
+#[test]
+fn experts_in_one_tensor_that_lack_something() {
+    let cases = [
+        ("gpt-oss", "mlp.experts.gate_up_proj_blocks"),
+        ("gpt-oss", "mlp.experts.down_proj_scales"),
+        ("gpt-oss", "mlp.experts.gate_up_proj_bias"),
+        ("gpt-oss", "mlp.router.bias"),
+        ("gpt-oss", "self_attn.sinks"),
+        ("gpt-oss", "self_attn.o_proj.bias"),
+    ];
+    for (golden, tensor) in cases {
+        let copy = copy_of(golden);
+        let name = format!("model.layers.1.{tensor}");
+        change_header(&copy.path().join("model.safetensors"), |header| {
+            rename(header, &name, "other");
+        });
+        assert_eq!(refused(copy.path()), pair("model.safetensors", &name));
+    }
+    let copy = copy_of("gpt-oss-bf16");
+    change_json(&copy.path().join("config.json"), |config| {
+        config["intermediate_size"] = 16.into();
+    });
+    let field = "model.layers.0.mlp.experts.gate_up_proj";
+    assert_eq!(refused(copy.path()), pair("model.safetensors", field));
+}
+
 /// The bytes of a tensor of a safetensors file, to be changed.
 fn change_tensor(path: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
     let mut file = fs::read(path).unwrap();
@@ -305,7 +331,8 @@ fn fp8_takes_8_bits_or_is_widened() {
 
 #[test]
 fn codes_are_quantised_to_fewer_bits_only() {
-    for name in ["phi3-awq", "qwen3-moe-awq", "llama-gptq-act-order", "llama-int4", "llama-int8"] {
+    let all = ["phi3-awq", "qwen3-moe-awq", "llama-gptq-act-order", "llama-int4", "llama-int8"];
+    for name in all.into_iter().chain(["gpt-oss", "gpt-oss-bf16"]) {
         let of = |quantization| logits(name, quantization);
         assert_eq!(of(None), of(Some(Quantization::Auto)), "{name}");
     }
@@ -368,6 +395,7 @@ proptest! {
     fn a_quantised_checkpoint_changed_anywhere_loads_or_is_refused(
         name in prop::sample::select(vec![
             "qwen3-fp8-block", "phi3-awq", "llama-gptq-act-order", "llama-int8-zeros", "llama-int8",
+            "gpt-oss",
         ]),
         changes in proptest::collection::vec((0usize..100_000, any::<u8>()), 1..4),
     ) {
@@ -386,6 +414,7 @@ proptest! {
     fn a_gguf_file_changed_anywhere_loads_or_is_refused(
         name in prop::sample::select(vec![
             "gguf-llama-q4_0", "gguf-phi3-longrope-long", "gguf-gemma3", "gguf-qwen3moe",
+            "gguf-gpt-oss",
         ]),
         changes in proptest::collection::vec((0usize..20_000, any::<u8>()), 1..4),
     ) {

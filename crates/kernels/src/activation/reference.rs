@@ -14,3 +14,8 @@ pub(super) fn gelu_tanh(x: f32) -> f64 {
 pub(super) fn soft_cap(x: f32, cap: f64) -> f64 {
     cap * (f64::from(x) / cap).tanh()
 }
+
+pub(super) fn clamped_swiglu(gate: f32, up: f32) -> f64 {
+    let (gate, up) = (f64::from(gate).min(7.0), f64::from(up).clamp(-7.0, 7.0));
+    gate / (1.0 + (-1.702 * gate).exp()) * (up + 1.0)
+}

@@ -45,7 +45,7 @@ pub struct SequenceRows<'a> {
 
 /// Numbers that do not change from step to step.
 #[derive(Debug, Clone, Copy)]
-pub struct AttentionShape {
+pub struct AttentionShape<'a> {
     /// Query heads, a multiple of the cache's KV heads.
     pub num_heads: usize,
     /// What scores are multiplied by, usually `1 / sqrt(head_dim)`.
@@ -54,6 +54,9 @@ pub struct AttentionShape {
     pub soft_cap: Option<f32>,
     /// A token sees itself and the `window - 1` before it; at least 1.
     pub window: Option<usize>,
+    /// A score for each head, `[num_heads]`, that takes its part of the softmax and gives no value
+    /// (attention sinks; Xiao et al. 2023, and gpt-oss, where they are learnt).
+    pub sinks: Option<&'a [f32]>,
 }
 
 /// Per-worker scratch of [`attention`], reused from step to step.
@@ -123,7 +126,7 @@ fn heads_at_once(
 pub fn attention(
     isa: Isa,
     team: &Team,
-    shape: AttentionShape,
+    shape: AttentionShape<'_>,
     cache: &KvCache,
     layer: usize,
     seqs: &[SequenceRows<'_>],
@@ -135,6 +138,7 @@ pub fn attention(
     let row_len = shape.num_heads * kv.head_dim;
     assert!(kv.num_kv_heads > 0 && shape.num_heads.is_multiple_of(kv.num_kv_heads));
     assert!(shape.window != Some(0), "a window of no tokens");
+    assert!(shape.sinks.is_none_or(|sinks| sinks.len() == shape.num_heads), "sinks of other heads");
     assert_eq!(q.len(), out.len());
     let rows = seqs.iter().fold(0, |end, seq| {
         assert!(seq.first_row >= end, "sequences' rows overlap or are out of order");
@@ -159,7 +163,7 @@ impl AttentionScratch {
         &mut self,
         isa: Isa,
         team: &Team,
-        shape: AttentionShape,
+        shape: AttentionShape<'_>,
         kv: KvShape,
         seqs: &[SequenceRows<'_>],
     ) {
@@ -190,7 +194,7 @@ impl AttentionScratch {
 /// The operands of one call. `out` is written by tasks that each own some heads of some rows.
 struct Call<'a> {
     isa: Isa,
-    shape: AttentionShape,
+    shape: AttentionShape<'a>,
     cache: &'a KvCache,
     layer: usize,
     seqs: &'a [SequenceRows<'a>],
@@ -268,6 +272,9 @@ impl Call<'_> {
             first: first_block * BLOCK_TOKENS,
             scale: self.shape.scale,
             soft_cap: self.shape.soft_cap,
+            sinks: std::array::from_fn(|r| {
+                self.shape.sinks.map(|sinks| sinks[task.first_head + r % task.heads])
+            }),
             seen,
             scores: &mut scratch.scores[..R * blocks],
             out: &mut scratch.out,

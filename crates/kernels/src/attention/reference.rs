@@ -2,9 +2,10 @@
 
 use super::AttentionShape;
 
-/// One row's output for one head. `q`: `[head_dim]`; `k`, `v`: `[positions seen or not][head_dim]`.
+/// One row's output for one head, of that number. `q`: `[head_dim]`; `k`, `v`: `[positions seen or not][head_dim]`.
 pub(super) fn attend(
-    shape: AttentionShape,
+    shape: AttentionShape<'_>,
+    head: usize,
     position: usize,
     q: &[f32],
     k: &[Vec<f32>],
@@ -19,9 +20,10 @@ pub(super) fn attend(
         shape.soft_cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
     };
     let scores: Vec<f64> = k[seen.clone()].iter().map(score).collect();
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sink = shape.sinks.map_or(f64::NEG_INFINITY, |sinks| f64::from(sinks[head]));
+    let max = scores.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let total = weights.iter().sum::<f64>() + (sink - max).exp();
     let mut out = vec![0.0; q.len()];
     for (weight, v) in weights.iter().zip(&v[seen]) {
         for (out, &v) in out.iter_mut().zip(v) {

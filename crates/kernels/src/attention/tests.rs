@@ -14,7 +14,7 @@ use crate::{isa::Isa, matmul::Bits, team::Team};
 #[derive(Clone)]
 struct Case {
     kv: KvShape,
-    shape: AttentionShape,
+    shape: AttentionShape<'static>,
     tokens: usize,
     q: Vec<f32>, // [tokens, num_heads, head_dim]
     k: Vec<f32>, // [tokens, num_kv_heads, head_dim]
@@ -33,7 +33,7 @@ impl Case {
         let scale = 1.0 / (head_dim as f32).sqrt();
         Self {
             kv: KvShape { num_blocks: 64, num_kv_heads, head_dim, format },
-            shape: AttentionShape { num_heads, scale, soft_cap: None, window },
+            shape: AttentionShape { num_heads, scale, soft_cap: None, window, sinks: None },
             tokens,
             q: bits.numbers(tokens * num_heads * head_dim).iter().map(|x| x * 3.0).collect(),
             k: bits.numbers(tokens * num_kv_heads * head_dim),
@@ -99,7 +99,8 @@ impl Case {
                 let (k, v) = (of_head(&self.k, kv_head), of_head(&self.v, kv_head));
                 for row in 0..self.tokens {
                     let at = (row * heads + head) * dim;
-                    let want = reference::attend(self.shape, row, &self.q[at..at + dim], &k, &v);
+                    let q = &self.q[at..at + dim];
+                    let want = reference::attend(self.shape, head, row, q, &k, &v);
                     for (out, want) in out[at..].iter().zip(want) {
                         let error = (f64::from(f32::from_bits(*out)) - want).abs();
                         assert!(error < 2e-6, "{:?}, row {row}, off by {error}", isa.level());
@@ -146,7 +147,8 @@ fn every_level_agrees_however_it_is_cut() {
 #[test]
 fn a_lone_decoding_sequence_gives_every_thread_work() {
     let kv = KvShape { num_blocks: 1, num_kv_heads: 2, head_dim: 16, format: KvFormat::F32 };
-    let shape = AttentionShape { num_heads: 8, scale: 1.0, soft_cap: None, window: None };
+    let shape =
+        AttentionShape { num_heads: 8, scale: 1.0, soft_cap: None, window: None, sinks: None };
     let row = SequenceRows { first_row: 0, num_rows: 1, start: 0, block_table: &[0] };
     for isa in Isa::available() {
         for (threads, rows, tasks) in [(1, 1, 2), (2, 1, 4), (4, 1, 8), (16, 1, 8), (2, 8, 16)] {
@@ -176,6 +178,19 @@ fn a_soft_cap_bends_scores() {
         let bits = |case: &Case| case.run(Isa::detect(), 1, &[40], &case.straight());
         let without = bits(&case);
         case.shape.soft_cap = Some(0.5);
+        case.check();
+        assert!(bits(&case) != without);
+    }
+}
+
+/// Sinks below, among and far above the scores.
+#[test]
+fn sinks_take_their_part() {
+    for (heads, window) in [((1, 6, 20), None), ((2, 3, 32), Some(17))] {
+        let mut case = Case::new(heads, 40, window, KvFormat::F32);
+        let bits = |case: &Case| case.run(Isa::detect(), 1, &[40], &case.straight());
+        let without = bits(&case);
+        case.shape.sinks = Some(&[0.3, -1.0, 2.5, 0.0, 90.0, -200.0]);
         case.check();
         assert!(bits(&case) != without);
     }

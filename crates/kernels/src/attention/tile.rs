@@ -25,6 +25,8 @@ pub(super) struct Tile<'a, E, const R: usize, const B: usize, const D: usize> {
     pub(super) first: usize,
     pub(super) scale: f32,
     pub(super) soft_cap: Option<f32>,
+    /// Each row's score beside those of the positions.
+    pub(super) sinks: [Option<f32>; R],
     /// The positions each row sees, its own the last.
     pub(super) seen: [Range<usize>; R],
     pub(super) scores: &'a mut [[f32; LANES]], // [R, table.len()]
@@ -51,7 +53,7 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
                     s.store(soft_cap(s, s.load(lanes), cap), lanes);
                 }
             }
-            inverse[r] = softmax(s, scores, seen);
+            inverse[r] = softmax(s, scores, seen, self.sinks[r]);
             if E::SCALED {
                 for (lanes, block) in scores.iter_mut().zip(self.table) {
                     let [_, of_values] = self.kv.scales(*block);
@@ -178,9 +180,15 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
 }
 
 /// Turns a row's scores into `exp(score - max)` and gives 1 / their sum. `seen` counts from the
-/// row's first lane. The sum runs over blocks in order, lane by lane, from the first block seen.
+/// row's first lane. The sum runs over blocks in order, lane by lane, from the first block seen; the
+/// sink comes last.
 #[inline(always)]
-fn softmax<S: Simd>(s: S, scores: &mut [[f32; LANES]], seen: Range<usize>) -> f32 {
+fn softmax<S: Simd>(
+    s: S,
+    scores: &mut [[f32; LANES]],
+    seen: Range<usize>,
+    sink: Option<f32>,
+) -> f32 {
     let (first, last) = (seen.start / LANES, (seen.end - 1) / LANES);
     let scores = &mut scores[first..=last];
     scores[0][..seen.start % LANES].fill(f32::NEG_INFINITY);
@@ -189,12 +197,24 @@ fn softmax<S: Simd>(s: S, scores: &mut [[f32; LANES]], seen: Range<usize>) -> f3
     for lanes in scores.iter() {
         max = s.max(max, s.load(lanes));
     }
-    let max = s.splat(max_lanes(s, max));
+    let mut largest = max_lanes(s, max);
+    if let Some(sink) = sink
+        && sink > largest
+    {
+        largest = sink;
+    }
+    let max = s.splat(largest);
     let mut sum = s.splat(0.0);
     for lanes in scores.iter_mut() {
         let e = exp(s, s.sub(s.load(lanes), max));
         s.store(e, lanes);
         sum = s.add(sum, e);
     }
-    1.0 / sum_lanes(s, sum)
+    let mut total = sum_lanes(s, sum);
+    if let Some(sink) = sink {
+        let mut lanes = [0.0; LANES];
+        s.store(exp(s, s.splat(sink - largest)), &mut lanes);
+        total += lanes[0];
+    }
+    1.0 / total
 }

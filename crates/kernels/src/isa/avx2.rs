@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernel,
-    simd::{LANES, Simd},
+    simd::{FP4_DOUBLED, LANES, Simd},
 };
 
 /// Proof of AVX2, FMA and F16C: only [`enter`] makes one.
@@ -186,6 +186,41 @@ impl Simd for Avx2 {
             *words = (_mm256_srli_epi32::<8>(words.0), _mm256_srli_epi32::<8>(words.1));
             bytes
         })
+    }
+    #[inline(always)]
+    fn next_fp4(self, words: &mut (__m256i, __m256i)) -> V {
+        proven!({
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_DOUBLED.as_ptr().cast()));
+            let mask = _mm256_set1_epi32(15);
+            // The lowest byte of a word is its number; the others, all index 0, are 0.
+            let low = _mm256_shuffle_epi8(table, _mm256_and_si256(words.0, mask));
+            let high = _mm256_shuffle_epi8(table, _mm256_and_si256(words.1, mask));
+            *words = (_mm256_srli_epi32::<4>(words.0), _mm256_srli_epi32::<4>(words.1));
+            (
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(low))),
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(high))),
+            )
+        })
+    }
+    #[inline(always)]
+    fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8] {
+        let mut out = [[0; LANES]; 8];
+        proven!({
+            let mask = _mm256_set1_epi8(15);
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_DOUBLED.as_ptr().cast()));
+            for i in 0..4 {
+                for half in [0, LANES / 2] {
+                    let words = _mm256_loadu_si256(words[i].as_ptr().add(half).cast());
+                    let even = _mm256_and_si256(words, mask);
+                    let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(words), mask);
+                    let even = _mm256_shuffle_epi8(table, even);
+                    let odd = _mm256_shuffle_epi8(table, odd);
+                    _mm256_storeu_si256(out[2 * i].as_mut_ptr().add(half).cast(), even);
+                    _mm256_storeu_si256(out[2 * i + 1].as_mut_ptr().add(half).cast(), odd);
+                }
+            }
+        });
+        out
     }
 
     #[inline(always)]

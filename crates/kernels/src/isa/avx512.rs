@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernel,
-    simd::{LANES, Simd},
+    simd::{FP4_DOUBLED, LANES, Simd},
 };
 
 /// Proof of AVX-512 F, BW, DQ, VL with AVX2, FMA and F16C, and of VNNI: only [`enter`] and
@@ -106,6 +106,36 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             *words = _mm512_srli_epi32::<8>(*words);
             _mm512_cvtepi32_ps(bytes)
         })
+    }
+    #[inline(always)]
+    fn next_fp4(self, words: &mut __m512i) -> __m512 {
+        proven!({
+            let numbers = _mm512_setr_ps(
+                0., 1., 2., 3., 4., 6., 8., 12., 0., -1., -2., -3., -4., -6., -8., -12.,
+            );
+            let number = _mm512_permutexvar_ps(*words, numbers);
+            *words = _mm512_srli_epi32::<4>(*words);
+            number
+        })
+    }
+    #[inline(always)]
+    fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8] {
+        let mut out = [[0; LANES]; 8];
+        proven!({
+            let mask = _mm512_set1_epi8(15);
+            let table = _mm_loadu_si128(FP4_DOUBLED.as_ptr().cast());
+            let table = _mm512_broadcast_i32x4(table);
+            for i in 0..4 {
+                let words = self.load_words(&words[i]);
+                let even = _mm512_and_si512(words, mask);
+                let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(words), mask);
+                let (even, odd) =
+                    (_mm512_shuffle_epi8(table, even), _mm512_shuffle_epi8(table, odd));
+                _mm512_storeu_si512(out[2 * i].as_mut_ptr().cast(), even);
+                _mm512_storeu_si512(out[2 * i + 1].as_mut_ptr().cast(), odd);
+            }
+        });
+        out
     }
 
     #[inline(always)]

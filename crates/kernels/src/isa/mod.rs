@@ -23,7 +23,7 @@ use std::{fmt, str::FromStr};
 
 pub(crate) use amx::{Amx, BfloatTiles, ByteTiles, PairOfSums};
 pub(crate) use portable::Portable;
-pub(crate) use simd::{LANES, Simd, max_lanes, sum_lanes};
+pub(crate) use simd::{FP4_DOUBLED, LANES, Simd, max_lanes, sum_lanes};
 
 /// Rows of a tile of AMX.
 pub(crate) const TILE_ROWS: usize = 16;

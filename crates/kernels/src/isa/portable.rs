@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::simd::{LANES, Simd};
+use super::simd::{FP4_DOUBLED, LANES, Simd};
 
 /// Needs nothing of the CPU.
 #[derive(Clone, Copy)]
@@ -85,6 +85,22 @@ impl Simd for Portable {
         let bytes = words.map(|w| f32::from(w as i8));
         words.iter_mut().for_each(|w| *w >>= 8);
         bytes
+    }
+    #[inline(always)]
+    fn next_fp4(self, words: &mut [u32; LANES]) -> V {
+        let numbers = words.map(|w| f32::from(FP4_DOUBLED[(w & 15) as usize]));
+        words.iter_mut().for_each(|w| *w >>= 4);
+        numbers
+    }
+    #[inline(always)]
+    fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8] {
+        let code = |byte: u8| FP4_DOUBLED[usize::from(byte & 15)].cast_unsigned();
+        std::array::from_fn(|i| {
+            words[i / 2].map(|word| {
+                let nibbles = word >> (4 * (i % 2));
+                u32::from_le_bytes(nibbles.to_le_bytes().map(code))
+            })
+        })
     }
 
     #[inline(always)]

@@ -41,6 +41,11 @@ pub(crate) trait Simd: Copy {
     fn next_bf16(self, words: &mut Self::W) -> Self::V;
     /// The lowest byte of each word as a signed number; the words move on by eight bits.
     fn next_byte(self, words: &mut Self::W) -> Self::V;
+    /// The lowest four bits of each word as twice the number they are in E2M1, from [`FP4_DOUBLED`];
+    /// the words move on by four bits.
+    fn next_fp4(self, words: &mut Self::W) -> Self::V;
+    /// Words of eight such numbers as signed bytes: of each eight the even ones, then the odd ones.
+    fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8];
 
     /// Whole numbers from -127 to 127 as bytes: of each eight lanes the even ones, then the odd ones.
     fn store_bytes(self, v: Self::V, to: &mut [u32; 4]);
@@ -93,6 +98,10 @@ pub(crate) trait Simd: Copy {
     /// `2^n` from `t = n + 1.5·2²³` (whose low bits are `n`), for `n` in -127 to 127; 0 for -127.
     fn pow2_of_biased(self, t: Self::V) -> Self::V;
 }
+
+/// Twice the 16 numbers of E2M1 (a sign, two bits of exponent, one of fraction), by their bits; so they
+/// are whole. OCP Microscaling Formats (MX) specification, version 1.0.
+pub(crate) const FP4_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// The lanes' sum as a tree of halves: `(i, i + 8)`, `(i, i + 4)`, `(i, i + 2)`, `(i, i + 1)`.
 #[inline(always)]

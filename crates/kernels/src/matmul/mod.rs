@@ -159,6 +159,21 @@ impl PackedMatrix {
         Self::pack_source(team, rows, cols, into, pack::Origin::Floats(read))
     }
 
+    /// Packs rows that `read` writes as `format` has them, which `cols` must be whole blocks of.
+    ///
+    /// # Panics
+    /// Where `cols` does not fit.
+    pub fn pack_rows(
+        format: Format,
+        team: &Team,
+        rows: usize,
+        cols: usize,
+        read: &(dyn Fn(usize, &mut [u8]) + Sync),
+    ) -> Self {
+        assert!(format.row_bytes(cols).is_some(), "{cols} columns in {format:?}");
+        Self::pack_source(team, rows, cols, format, pack::Origin::Rows(read))
+    }
+
     fn pack_source(
         team: &Team,
         rows: usize,
@@ -185,7 +200,9 @@ impl PackedMatrix {
     fn way(&self, isa: Isa) -> Way {
         match (&self.weights, self.activations) {
             (_, Activations::F32) => Way::Floats,
-            (Weights::Int4(_) | Weights::Int8(_), Activations::Rounded) => Way::Bytes,
+            (Weights::Int4(_) | Weights::Int8(_) | Weights::Fp4(_), Activations::Rounded) => {
+                Way::Bytes
+            }
             (Weights::Bf16(_), Activations::Rounded)
                 if self.cols.is_multiple_of(bfloat_rows::STEP) =>
             {
@@ -295,6 +312,7 @@ impl Call<'_> {
             Weights::Bf16(panels) => few_rows::run(self, panels, cut, task),
             Weights::Int4(panels) => few_rows::run(self, panels, cut, task),
             Weights::Int8(panels) => few_rows::run(self, panels, cut, task),
+            Weights::Fp4(panels) => few_rows::run(self, panels, cut, task),
         }
     }
 
@@ -308,6 +326,7 @@ impl Call<'_> {
             Weights::Bf16(panels) => many_rows::run(self, panels),
             Weights::Int4(panels) => many_rows::run(self, panels),
             Weights::Int8(panels) => many_rows::run(self, panels),
+            Weights::Fp4(panels) => many_rows::run(self, panels),
         }
     }
 

@@ -10,7 +10,7 @@ use super::panel::{
 };
 use crate::{
     buffer::{Buffer, Plain},
-    isa::LANES,
+    isa::{FP4_DOUBLED, LANES},
     quant::{Codes, Format, QuantizationError, dequantize, quantize},
     team::{SharedSlice, Team},
 };
@@ -37,6 +37,8 @@ pub(super) enum Origin<'a> {
     },
     /// What a function writes, `[cols]`.
     Floats(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
+    /// The same, in the format that the matrix is kept in.
+    Rows(&'a (dyn Fn(usize, &mut [u8]) + Sync)),
 }
 
 impl Source<'_> {
@@ -61,6 +63,7 @@ impl Source<'_> {
             Format::Q4_0 | Format::Q4_1 | Format::Q4K => {
                 Weights::Int4(self.coded(team, put_nibbles))
             }
+            Format::Mxfp4 => Weights::Fp4(self.coded(team, put_fp4)),
             Format::Q5_0 | Format::Q5_1 | Format::Q8_0 | Format::Q5K | Format::Q6K => {
                 Weights::Int8(self.coded(team, put_bytes))
             }
@@ -94,6 +97,11 @@ impl Source<'_> {
                 converted.row(self, &|weights| dequantize(format, bytes, weights))
             }
             Origin::Floats(read) => converted.row(self, &|weights| read(row, weights)),
+            Origin::Rows(read) => {
+                converted.bytes.resize(self.into.row_bytes(self.cols).unwrap_or(0), 0);
+                read(row, &mut converted.bytes);
+                &converted.bytes
+            }
         }
     }
 
@@ -203,6 +211,14 @@ impl Converted {
 pub(super) fn put_nibbles(codes: &[i8], out: &mut [[u32; LANES]], lane: usize) {
     for (out, codes) in out.iter_mut().zip(codes.as_chunks::<8>().0) {
         out[lane] = eight_nibbles(*codes);
+    }
+}
+
+/// Writes a row's numbers, of which each is twice one of E2M1, to its lane.
+fn put_fp4(doubled: &[i8], out: &mut [[u32; LANES]], lane: usize) {
+    let code = |doubled: i8| FP4_DOUBLED.iter().position(|&of| of == doubled).unwrap_or(0) as i8;
+    for (out, doubled) in out.iter_mut().zip(doubled.as_chunks::<8>().0) {
+        out[lane] = eight_nibbles(doubled.map(code));
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) enum Weights {
     Bf16(PairPanels),
     Int4(CodePanels<Int4>),
     Int8(CodePanels<Int8>),
+    Fp4(CodePanels<Fp4>),
 }
 
 impl Weights {
@@ -35,6 +36,7 @@ impl Weights {
             Self::Bf16(panels) => panels.words.bytes(),
             Self::Int4(panels) => panels.bytes(),
             Self::Int8(panels) => panels.bytes(),
+            Self::Fp4(panels) => panels.bytes(),
         }
     }
 }
@@ -343,6 +345,57 @@ impl Code for Int4 {
         _: usize,
     ) -> [S::V; M] {
         s.dot_nibbles(sized(codes), x)
+    }
+}
+
+/// Words of E2M1 as words of bytes, in the order of [`SplitNibbles`].
+struct SplitFp4<'a> {
+    words: &'a [[Lanes<u32>; 4]],     // [cols / 32]
+    bytes: &'a mut [[Lanes<u32>; 8]], // [cols / 32]
+}
+
+impl Kernel for SplitFp4<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (words, bytes) in self.words.iter().zip(self.bytes) {
+            *bytes = s.split_fp4(words);
+        }
+    }
+}
+
+/// 4-bit floats (E2M1), as signed whole numbers: twice what they are.
+pub(super) struct Fp4;
+impl Code for Fp4 {
+    const WORDS: usize = 1;
+    type Raw<S: Simd> = S::W;
+    #[inline(always)]
+    fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> S::W {
+        s.load_words(&from[0])
+    }
+    #[inline(always)]
+    fn next<S: Simd>(s: S, raw: &mut S::W) -> S::V {
+        s.next_fp4(raw)
+    }
+    fn bytes<'a>(
+        isa: Isa,
+        words: &'a [Lanes<u32>],
+        space: &'a mut Vec<Lanes<u32>>,
+    ) -> &'a [Lanes<u32>] {
+        space.resize(2 * words.len(), [0; LANES]);
+        let (words, bytes) = (words.as_chunks().0, space.as_chunks_mut().0);
+        isa.dispatch(SplitFp4 { words, bytes });
+        space
+    }
+    #[inline(always)]
+    fn dot<S: Simd, const M: usize>(
+        s: S,
+        codes: &[Lanes<u32>],
+        x: &[[u32; 8]; M],
+        sums: &[[i32; 2]; M],
+        _: usize,
+    ) -> [S::V; M] {
+        s.dot_bytes::<M, 8>(&s.split_fp4(sized(codes)), x, sums, 0)
     }
 }
 

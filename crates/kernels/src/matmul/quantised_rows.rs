@@ -266,6 +266,7 @@ pub(super) fn run(calls: &[Call<'_>]) {
                     return match &call.w.weights {
                         Weights::Int4(panels) => run_task(call, panels, rows, cut, task),
                         Weights::Int8(panels) => run_task(call, panels, rows, cut, task),
+                        Weights::Fp4(panels) => run_task(call, panels, rows, cut, task),
                         _ => unreachable!("`PackedMatrix::way` has looked"),
                     };
                 }

@@ -53,6 +53,10 @@ fn source(format: Format, weights: usize, bits: &mut Bits) -> Vec<u8> {
                     Format::Q6K => &[208],
                     _ => &[0],
                 };
+                if format == Format::Mxfp4 {
+                    block[0] = 118 + block[0] % 8;
+                }
+                let halves: &[usize] = if format == Format::Mxfp4 { &[] } else { halves };
                 for &at in halves {
                     block[at..at + 2].copy_from_slice(&f16(bits));
                 }
@@ -148,7 +152,7 @@ fn check_int8(format: Format, rows: usize, cols: usize, m: usize, threads: usize
     check_as(Activations::Rounded, format, [rows, cols, m], threads, seed);
 }
 
-const CODED: [Format; 8] = [
+const CODED: [Format; 9] = [
     Format::Q4_0,
     Format::Q4_1,
     Format::Q5_0,
@@ -157,6 +161,7 @@ const CODED: [Format; 8] = [
     Format::Q4K,
     Format::Q5K,
     Format::Q6K,
+    Format::Mxfp4,
 ];
 
 #[test]
@@ -479,9 +484,13 @@ fn matrices_without_rows_or_columns() {
 #[test]
 fn bytes_held_are_about_the_source() {
     let team = team(1);
-    for (format, bits) in
-        [(Format::Q4_0, 4.5), (Format::Q4_1, 5.0), (Format::Q4K, 4.625), (Format::Q8_0, 8.5)]
-    {
+    for (format, bits) in [
+        (Format::Q4_0, 4.5),
+        (Format::Q4_1, 5.0),
+        (Format::Q4K, 4.625),
+        (Format::Q8_0, 8.5),
+        (Format::Mxfp4, 4.5),
+    ] {
         let src = source(format, 64 * 256, &mut Bits(1));
         let w = PackedMatrix::pack(&team, format, 64, 256, &src, &|r| r).unwrap();
         assert_eq!(w.bytes() as f64 * 8.0 / (64.0 * 256.0), bits, "{format:?}");

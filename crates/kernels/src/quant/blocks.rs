@@ -7,6 +7,7 @@
 use half::f16;
 
 use super::Format;
+use crate::isa::FP4_DOUBLED;
 
 /// Weights in a super-block of the K formats.
 pub(crate) const SUPER: usize = 256;
@@ -103,6 +104,16 @@ impl Codes {
                 }
             }
             Format::Q6K => self.q6k(block),
+            Format::Mxfp4 => {
+                // Half the scale, as the numbers are doubled. What f16 has no power of two for would be
+                // weights above 10^5, or below 10^-6, which become 0.
+                let half = f32::from_bits(u32::from(block[0]) << 23) / 2.0;
+                self.legacy(f16::from_f32(half).to_bits(), None);
+                nibbles(&block[1..17], &mut self.codes);
+                for code in &mut self.codes[..32] {
+                    *code = FP4_DOUBLED[usize::from(code.cast_unsigned())];
+                }
+            }
         }
     }
 

@@ -37,11 +37,14 @@ pub enum Format {
     Q5K,
     /// 256 weights of 6 bits, in sixteen groups with 8-bit scales.
     Q6K,
+    /// 32 weights in E2M1 with a power of two as their scale (OCP MX specification 1.0), in ggml's
+    /// layout: the scale's exponent (E8M0), the nibbles of weights 0 to 15 below those of 16 to 31.
+    Mxfp4,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -53,6 +56,7 @@ impl Format {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Mxfp4,
     ];
 
     /// Weights per block (1 for the plain formats).
@@ -60,6 +64,7 @@ impl Format {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Mxfp4 => 32,
             Self::Q4K | Self::Q5K | Self::Q6K => SUPER,
         }
     }
@@ -77,6 +82,7 @@ impl Format {
             Self::Q4K => 2 + 2 + 12 + 128,
             Self::Q5K => 2 + 2 + 12 + 32 + 128,
             Self::Q6K => 128 + 64 + 16 + 2,
+            Self::Mxfp4 => 1 + 16,
         }
     }
 

@@ -29,7 +29,8 @@ impl Quantization {
         match (self, from) {
             (Self::Auto, _) => from,
             (_, Format::F32 | Format::F16 | Format::Bf16) => self.format_of_floats(),
-            (Self::Int8, _) | (Self::Int4, Format::Q4_0 | Format::Q4_1 | Format::Q4K) => from,
+            (Self::Int8, _) => from,
+            (Self::Int4, Format::Q4_0 | Format::Q4_1 | Format::Q4K | Format::Mxfp4) => from,
             (Self::Int4, _) => Format::Q4_1,
         }
     }

@@ -19,6 +19,7 @@ HALVES = {
     "Q4_K": [0, 2],
     "Q5_K": [0, 2],
     "Q6_K": [208],
+    "MXFP4": [],
 }
 
 random = np.random.default_rng(2)
@@ -28,5 +29,8 @@ for name, halves in HALVES.items():
     for at in halves:
         numbers = (random.standard_normal((2, 1)) * 0.05).astype(np.float16)
         blocks[:, at : at + 2] = numbers.view(np.uint8)
+    if name == "MXFP4":
+        # Exponents whose powers of two are f16 numbers.
+        blocks[:, 0] = (108, 137)
     weights = dequantize(blocks, Type[name]).astype("<f4")
     print(name, blocks.tobytes().hex(), weights.tobytes().hex())

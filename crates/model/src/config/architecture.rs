@@ -31,6 +31,9 @@ pub enum Architecture {
     Qwen3Moe,
     /// Mixtral: Mistral with a mixture of experts.
     Mixtral,
+    /// gpt-oss: a mixture of experts with biases everywhere, a clamped SwiGLU, every other layer a
+    /// window, and a learnt sink for each head's attention.
+    GptOss,
 }
 
 /// What an architecture's name says.
@@ -47,6 +50,10 @@ pub(crate) struct Traits {
     pub(crate) interleaved_in_gguf: bool,
     /// Biases of attention's projections.
     pub(crate) attention_bias: AttentionBias,
+    /// Whether attention has a sink for each head.
+    pub(crate) sinks: bool,
+    /// What tensors are called.
+    pub(crate) names: TensorNames,
     /// Whether `mlp_bias` may give the feed-forward layer biases.
     pub(crate) optional_mlp_bias: bool,
     /// Norms of queries and keys.
@@ -90,8 +97,18 @@ pub(crate) struct ExpertTraits {
     /// Whether the weights of a token's experts add up to 1. `None`: `norm_topk_prob` says, and if it
     /// does not, they don't.
     pub(crate) norm_topk_prob: Option<bool>,
-    /// Whether tensors are called `block_sparse_moe` and `w1` to `w3`.
-    pub(crate) mixtral_names: bool,
+}
+
+/// What tensors are called where architectures differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TensorNames {
+    /// As Llama's and Qwen's.
+    Usual,
+    /// Experts are `block_sparse_moe`'s `w1` to `w3`.
+    Mixtral,
+    /// Experts are one tensor of gates and ups, and one of downs; and what GGUF calls the norm after
+    /// attention is the one before the feed-forward layer.
+    GptOss,
 }
 
 /// What a field missing in config.json is: the default of the class in transformers.
@@ -141,6 +158,8 @@ pub(crate) enum AttentionBias {
     Qkv,
     /// All four, if `attention_bias` says so.
     Optional,
+    /// All four, unless `attention_bias` says not.
+    Usual,
 }
 
 /// What of a row's queries, and of its keys, is normalised together.
@@ -171,6 +190,8 @@ const LLAMA: Traits = Traits {
     gguf: Some("llama"),
     interleaved_in_gguf: true,
     attention_bias: AttentionBias::Optional,
+    sinks: false,
+    names: TensorNames::Usual,
     optional_mlp_bias: true,
     qk_norm: QkNorm::None,
     norms: Norms::Before,
@@ -242,7 +263,7 @@ const GEMMA2: Traits = Traits {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -255,6 +276,7 @@ impl Architecture {
         Self::Gemma3,
         Self::Qwen3Moe,
         Self::Mixtral,
+        Self::GptOss,
     ];
 
     /// Hugging Face's name.
@@ -374,7 +396,6 @@ impl Architecture {
                     num_experts: 128,
                     num_experts_per_tok: 8,
                     norm_topk_prob: None,
-                    mixtral_names: false,
                 }),
                 defaults: Defaults {
                     num_key_value_heads: Some(4),
@@ -395,12 +416,43 @@ impl Architecture {
                     num_experts: 8,
                     num_experts_per_tok: 2,
                     norm_topk_prob: Some(true),
-                    mixtral_names: true,
                 }),
+                names: TensorNames::Mixtral,
                 defaults: Defaults {
                     num_key_value_heads: Some(8),
                     rms_norm_eps: 1e-5,
                     rope_theta: 1_000_000.0,
+                    ..LLAMA.defaults
+                },
+                ..LLAMA
+            },
+            Self::GptOss => Traits {
+                name: "GptOssForCausalLM",
+                model_type: "gpt_oss",
+                gguf: Some("gpt-oss"),
+                interleaved_in_gguf: false,
+                attention_bias: AttentionBias::Usual,
+                sinks: true,
+                names: TensorNames::GptOss,
+                optional_mlp_bias: false,
+                activation: Activation::ClampedSwiglu,
+                windows: Windows::AllBut(2),
+                experts: Some(ExpertTraits {
+                    intermediate_size: "intermediate_size",
+                    num_experts: 128,
+                    num_experts_per_tok: 4,
+                    // The softmax of the chosen ones: that of all, divided by their sum.
+                    norm_topk_prob: Some(true),
+                }),
+                defaults: Defaults {
+                    num_attention_heads: Some(64),
+                    vocab_size: Some(201_088),
+                    max_position_embeddings: Some(131_072),
+                    num_key_value_heads: Some(8),
+                    head_dim: Some(64),
+                    rms_norm_eps: 1e-5,
+                    rope_theta: 150_000.0,
+                    sliding_window: Some(128),
                     ..LLAMA.defaults
                 },
                 ..LLAMA

@@ -7,8 +7,8 @@ use serde_json::Value;
 use wharf_kernels::activation::Activation;
 
 use super::{
-    Architecture, AttentionBias, Bias, Config, ExpertTraits, ExpertsConfig, Fields, Traits,
-    Windows, inverse_sqrt, limits, nope_layers, quantization, scaled_context,
+    Architecture, AttentionBias, Bias, Config, ExpertTraits, ExpertsConfig, Fields, TensorNames,
+    Traits, Windows, inverse_sqrt, limits, nope_layers, quantization, scaled_context,
 };
 use crate::{
     error::Malformed,
@@ -44,11 +44,11 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let traits = architecture.traits();
     refuse_unsupported(&outer, &traits)?;
     let mut eos_token_ids = outer.token_ids("eos_token_id")?;
-    let mut stored_quantization = quantization::parse(&outer)?;
+    let mut stored_quantization = quantization::parse(&outer, &traits)?;
     let fields = text.unwrap_or(outer);
     if multimodal {
         refuse_unsupported(&fields, &traits)?;
-        stored_quantization = stored_quantization.or(quantization::parse(&fields)?);
+        stored_quantization = stored_quantization.or(quantization::parse(&fields, &traits)?);
         eos_token_ids.extend(fields.token_ids("eos_token_id")?);
     }
 
@@ -81,10 +81,14 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         }
         Ok(fields.number(name)?.map_or(1.0, |number| number as f32))
     };
-    let attention_bias = traits.attention_bias == AttentionBias::Optional
-        && fields.flag("attention_bias")? == Some(true);
+    let attention_bias = match traits.attention_bias {
+        AttentionBias::Absent | AttentionBias::Qkv => false,
+        AttentionBias::Optional => fields.flag("attention_bias")? == Some(true),
+        AttentionBias::Usual => fields.flag("attention_bias")? != Some(false),
+    };
     let qkv_bias = attention_bias || traits.attention_bias == AttentionBias::Qkv;
-    let mlp_bias = traits.optional_mlp_bias && fields.flag("mlp_bias")? == Some(true);
+    let mlp_bias = traits.names == TensorNames::GptOss
+        || traits.optional_mlp_bias && fields.flag("mlp_bias")? == Some(true);
     let config = Config {
         architecture,
         multimodal,
@@ -230,11 +234,19 @@ fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malfor
         return Err(fields.fault(name, "is not supported"));
     }
     let (name, known) = match traits.activation {
-        Activation::Silu => ("hidden_act", "silu"),
+        Activation::Silu | Activation::ClampedSwiglu => ("hidden_act", "silu"),
         Activation::GeluTanh => ("hidden_activation", "gelu_pytorch_tanh"),
     };
     if let Some(act) = fields.text(name)?.filter(|act| *act != known) {
         return Err(fields.fault(name, format!("{act:?} is not supported ({known} is)")));
+    }
+    if traits.activation == Activation::ClampedSwiglu {
+        for (name, known) in [("swiglu_alpha", 1.702), ("swiglu_limit", 7.0)] {
+            if let Some(other) = fields.number(name)?.filter(|number| *number != known) {
+                let reason = format!("{other} is not supported ({known} is)");
+                return Err(fields.fault(name, reason));
+            }
+        }
     }
     if fields.flag("use_bidirectional_attention")? == Some(true) {
         return Err(fields.fault("use_bidirectional_attention", "true is not supported"));
@@ -385,6 +397,10 @@ fn ropes(
     trained: usize,
 ) -> Result<(RopeConfig, Option<RopeConfig>), Malformed> {
     let parameters = rope_parameters(fields)?;
+    // Its class has YaRN where nothing is said; no published file says nothing.
+    if traits.names == TensorNames::GptOss && parameters.is_none() {
+        return Err(fields.fault("rope_scaling", "is missing"));
+    }
     let theta = fields.number("rope_theta")?.unwrap_or(traits.defaults.rope_theta);
     if !traits.local_rope {
         return Ok((rope(fields, parameters.as_ref(), theta, traits, trained)?, None));

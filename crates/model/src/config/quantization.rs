@@ -9,7 +9,7 @@
 
 use serde_json::Value;
 
-use super::Fields;
+use super::{Fields, TensorNames, Traits};
 use crate::error::Malformed;
 
 /// Largest group, block or width.
@@ -23,6 +23,8 @@ pub enum StoredQuantization {
         /// Rows and columns that share a scale; `None`: one for a row, or for all.
         block: Option<[usize; 2]>,
     },
+    /// gpt-oss's experts in E2M1, with a power of two for each 32; all else in plain numbers.
+    Mxfp4,
     /// Integer codes with scales (and zeros) for groups.
     Codes {
         /// Whose.
@@ -54,7 +56,10 @@ pub enum CodeLayout {
 }
 
 /// Reads the field, if it is there.
-pub(super) fn parse(outer: &Fields<'_>) -> Result<Option<StoredQuantization>, Malformed> {
+pub(super) fn parse(
+    outer: &Fields<'_>,
+    traits: &Traits,
+) -> Result<Option<StoredQuantization>, Malformed> {
     let (name, prefix) = ("quantization_config", "quantization_config.");
     if outer.get(name).is_none() {
         return Ok(None);
@@ -64,6 +69,11 @@ pub(super) fn parse(outer: &Fields<'_>) -> Result<Option<StoredQuantization>, Ma
     };
     let method = fields.text("quant_method")?;
     let parsed = match method {
+        Some("mxfp4") if traits.names == TensorNames::GptOss => StoredQuantization::Mxfp4,
+        Some(other) if traits.names == TensorNames::GptOss => {
+            let reason = format!("{other:?} is not supported with {} (mxfp4 is)", traits.name);
+            return Err(fields.fault("quant_method", reason));
+        }
         Some("fp8") => fp8(&fields)?,
         Some("fbgemm_fp8") => StoredQuantization::Fp8 { block: None },
         Some("awq") => awq(&fields)?,
@@ -233,9 +243,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Architecture;
+
+    fn read_of(
+        architecture: Architecture,
+        config: &Value,
+    ) -> Result<Option<StoredQuantization>, Malformed> {
+        let json = json!({ "quantization_config": config });
+        parse(&Fields::new(&json).unwrap(), &architecture.traits())
+    }
 
     fn read(config: Value) -> Result<Option<StoredQuantization>, Malformed> {
-        parse(&Fields::new(&json!({ "quantization_config": config })).unwrap())
+        read_of(Architecture::Llama, &config)
     }
 
     fn compressed(format: &str, weights: &Value) -> Value {
@@ -319,6 +338,10 @@ mod tests {
             assert_eq!(read(config.clone()), Ok(Some(want)), "{config}");
         }
         assert_eq!(read(Value::Null), Ok(None));
+        let mxfp4 = json!({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]});
+        let gpt_oss = |config| read_of(Architecture::GptOss, config);
+        assert_eq!(gpt_oss(&mxfp4), Ok(Some(StoredQuantization::Mxfp4)));
+        assert!(gpt_oss(&json!({"quant_method": "gptq", "bits": 4})).is_err());
     }
 
     #[test]
@@ -332,6 +355,7 @@ mod tests {
         let cases = [
             (json!({"bits": 4}), "quant_method"),
             (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), "quant_method"),
+            (json!({"quant_method": "mxfp4"}), "quant_method"),
             (json!({"quant_method": "fp8", "fmt": "e5m2"}), "fmt"),
             (json!({"quant_method": "fp8", "weight_block_size": [128]}), "weight_block_size"),
             (json!({"quant_method": "awq", "bits": 3, "group_size": 128}), "bits"),

@@ -10,8 +10,8 @@ use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
     config::{
-        Architecture, AttentionBias, Bias, Config, ExpertsConfig, Traits, Windows, inverse_sqrt,
-        limits, nope_layers, scaled_context,
+        Architecture, AttentionBias, Bias, Config, ExpertsConfig, TensorNames, Traits, Windows,
+        inverse_sqrt, limits, nope_layers, scaled_context,
     },
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
@@ -175,7 +175,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let trained = keys.required_count("context_length", limits::CONTEXT)?;
     let rotary_dim = rotary_dim(&mut keys, &traits, head_dim)?;
     let longrope = gguf.tensors.iter().any(|tensor| tensor.name == "rope_factors_long.weight");
-    let rope = rope(&mut keys, trained, longrope)?;
+    let rope = rope(&mut keys, &traits, trained, longrope)?;
     let local_rope = local_rope(&mut keys, &traits)?;
     let max_model_len =
         if traits.local_rope { trained } else { scaled_context(trained, &rope.scaling) };
@@ -190,6 +190,13 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     keys.count("feed_forward_length", limits::INTERMEDIATE)?;
     let width = match traits.experts {
         Some(of) if of.intermediate_size != "intermediate_size" => "expert_feed_forward_length",
+        // The same number twice, or once.
+        Some(_)
+            if traits.names == TensorNames::GptOss
+                && keys.count("expert_feed_forward_length", limits::INTERMEDIATE)?.is_some() =>
+        {
+            "expert_feed_forward_length"
+        }
         _ => "feed_forward_length",
     };
     if keys.flag("attention.causal")? == Some(false) {
@@ -252,11 +259,17 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         rope,
         local_rope,
         qkv_bias: match traits.attention_bias {
-            AttentionBias::Qkv => Bias::Present,
+            AttentionBias::Qkv | AttentionBias::Usual => Bias::Present,
             _ => attention_bias,
         },
-        o_bias: attention_bias,
-        mlp_bias: if_in_file(traits.optional_mlp_bias),
+        o_bias: match traits.attention_bias {
+            AttentionBias::Usual => Bias::Present,
+            _ => attention_bias,
+        },
+        mlp_bias: match traits.names {
+            TensorNames::GptOss => Bias::Present,
+            _ => if_in_file(traits.optional_mlp_bias),
+        },
         qk_norm: traits.qk_norm,
         norms: traits.norms,
         tied: None,
@@ -280,8 +293,10 @@ fn experts(keys: &mut Keys<'_, '_>, traits: &Traits) -> Result<Option<ExpertsCon
         }
         return Ok(None);
     };
-    // 1 is the softmax of all experts, and what a file means that does not say.
-    if keys.whole("expert_gating_func", usize::MAX)?.is_some_and(|function| function > 1) {
+    // 1 is the softmax of all experts, and what a file means that does not say; 3 that of the chosen.
+    let chosen = of.norm_topk_prob == Some(true);
+    let known = |function: usize| function <= 1 || function == 3 && chosen;
+    if keys.whole("expert_gating_func", usize::MAX)?.is_some_and(|function| !known(function)) {
         let key = keys.get("expert_gating_func").0;
         return Err(Malformed::new(key, "is supported as 1 (softmax) only"));
     }
@@ -360,7 +375,12 @@ fn rotary_dim(
 
 /// The rotary embedding. A tensor `rope_freqs.weight`, which metadata does not mention, comes on top,
 /// and so do LongRoPE's lists, whose tensors alone say that there are any.
-fn rope(keys: &mut Keys<'_, '_>, trained: usize, longrope: bool) -> Result<RopeConfig, Malformed> {
+fn rope(
+    keys: &mut Keys<'_, '_>,
+    traits: &Traits,
+    trained: usize,
+    longrope: bool,
+) -> Result<RopeConfig, Malformed> {
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     // Before `rope.scaling.*` there was `rope.scale_linear`.
     let legacy = keys.number("rope.scale_linear")?;
@@ -393,7 +413,8 @@ fn rope(keys: &mut Keys<'_, '_>, trained: usize, longrope: bool) -> Result<RopeC
                 attention_factor: attn_factor * yarn_mscale(factor, 1.0),
                 beta_fast: beta_fast.unwrap_or(32.0),
                 beta_slow: beta_slow.unwrap_or(1.0),
-                truncate: true,
+                // Files do not say. gpt-oss was trained without.
+                truncate: traits.names != TensorNames::GptOss,
             }
         }
         other => {

@@ -336,7 +336,11 @@ fn column_order(g_idx: &[u8], group: usize) -> Result<Option<Vec<u32>>, String> 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use wharf_kernels::quant::Format;
+
     use super::*;
+    use crate::tensor::TensorInfo;
 
     fn bytes(groups: &[i32]) -> Vec<u8> {
         groups.iter().flat_map(|group| group.to_le_bytes()).collect()
@@ -349,6 +353,71 @@ mod tests {
         for wrong in [[0, 0, 0, 1], [0, 0, 2, 2], [-1, -1, 0, 0], [0, 0, 1, i32::MAX]] {
             assert!(column_order(&bytes(&wrong), 2).is_err(), "{wrong:?}");
         }
+    }
+
+    /// A matrix without bytes.
+    fn empty(
+        info: &TensorInfo,
+        layout: CodeLayout,
+        [rows, cols]: [usize; 2],
+        bits: CodeBits,
+    ) -> CodesMatrix<'_> {
+        CodesMatrix {
+            layout,
+            codes: Raw { info, file: 0, bytes: &[] },
+            scales: Lent { info, format: Format::F32, file: 0, start: 0, bytes: &[], rows: 0 },
+            zeros: None,
+            order: None,
+            all_rows: rows,
+            rows: 0..rows,
+            shape: CodedShape { rows, cols, bits, group: 32, zero: None },
+        }
+    }
+
+    proptest! {
+        /// The codes of a matrix fill its words, each in a place of its own; so do the zeros.
+        #[test]
+        fn every_code_has_a_place(
+            layout in prop::sample::select(vec![
+                CodeLayout::Awq,
+                CodeLayout::Gptq { zero_offset: 1 },
+                CodeLayout::PackQuantized { symmetric: false },
+                CodeLayout::IntQuantized,
+            ]),
+            rows in (1usize..9).prop_map(|n| 8 * n),
+            cols in (1usize..4).prop_map(|n| 32 * n),
+            eight: bool,
+        ) {
+            let eight = eight && layout != CodeLayout::Awq || layout == CodeLayout::IntQuantized;
+            let bits = if eight { CodeBits::Eight } else { CodeBits::Four };
+            let info = TensorInfo {
+                name: String::new(), dtype: Dtype::I32, shape: Vec::new(), bytes: 0..0,
+            };
+            let matrix = empty(&info, layout, [rows, cols], bits);
+            let all = (0..rows).flat_map(|row| (0..cols).map(move |column| (row, column)));
+            let codes: Vec<Place> =
+                all.map(|(row, column)| matrix.column(column) + matrix.row(row)).collect();
+            prop_assert!(fill_to(rows * cols, codes, &matrix));
+            let all = (0..rows).flat_map(|row| (0..cols / 32).map(move |group| (row, group)));
+            let groups: Vec<(Place, usize)> =
+                all.map(|(row, group)| matrix.group(group, row)).collect();
+            let mut scales: Vec<usize> = groups.iter().map(|(_, scale)| *scale).collect();
+            scales.sort_unstable();
+            prop_assert!(scales.into_iter().eq(0..groups.len()));
+            if layout != CodeLayout::IntQuantized {
+                let zeros = groups.into_iter().map(|(zero, _)| zero).collect();
+                prop_assert!(fill_to(rows * cols / 32, zeros, &matrix));
+            }
+        }
+    }
+
+    /// Whether `places` are the first `count` of words, each once.
+    fn fill_to(count: usize, places: Vec<Place>, matrix: &CodesMatrix<'_>) -> bool {
+        let bits = matrix.bits();
+        let mut numbers: Vec<usize> =
+            places.iter().map(|place| place.word * (32 / bits) + place.shift / bits).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().eq(0..count)
     }
 
     #[test]

@@ -295,6 +295,33 @@ fn the_text_model_of_a_gemma3_that_sees_images() {
 }
 
 #[test]
+fn gpt_oss() {
+    let yarn = json!({"rope_type": "yarn", "factor": 32.0, "truncate": false,
+                      "original_max_position_embeddings": 4096});
+    let with = |name: &str, value: Value| {
+        let mut all = json!({
+            "architectures": ["GptOssForCausalLM"], "hidden_size": 64, "intermediate_size": 64,
+            "num_hidden_layers": 3, "rope_scaling": yarn.clone(),
+        });
+        all[name] = value;
+        parse(all.to_string().as_bytes())
+    };
+    let config = with("swiglu_limit", json!(7.0)).unwrap();
+    assert_eq!(config.windows, [Some(128), None, Some(128)]);
+    assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (64, 8, 64));
+    assert_eq!((config.qkv_bias, config.o_bias), (Bias::Present, Bias::Present));
+    assert_eq!(config.max_model_len, 131_072);
+    for (name, value) in [
+        ("swiglu_limit", json!(6.0)),
+        ("swiglu_alpha", json!(1.0)),
+        ("rope_scaling", Value::Null),
+        ("hidden_act", json!("gelu")),
+    ] {
+        assert_eq!(with(name, value).unwrap_err().field, name);
+    }
+}
+
+#[test]
 fn mixtures_of_experts() {
     let moe = |class: &str, fields: Value| {
         let mut all = json!({"architectures": [class], "moe_intermediate_size": 32});
