@@ -259,7 +259,7 @@ pub(super) trait Code: Sync + 'static {
     fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> Self::Raw<S>;
     /// The next k.
     fn next<S: Simd>(s: S, raw: &mut Self::Raw<S>) -> S::V;
-    /// Whether the codes are smaller than bytes.
+    /// Whether the codes are from 0 to 15.
     const SMALL: bool;
     /// Words as words of bytes, `[cols / 4]`; in `space`, if they are not that already.
     fn bytes<'a>(
@@ -368,6 +368,7 @@ impl Kernel for SplitFp4<'_> {
 pub(super) struct Fp4;
 impl Code for Fp4 {
     const WORDS: usize = 1;
+    const SMALL: bool = false;
     type Raw<S: Simd> = S::W;
     #[inline(always)]
     fn raw<S: Simd>(s: S, from: &[Lanes<u32>]) -> S::W {
