@@ -360,22 +360,19 @@ impl<C: Code> Pass<'_, C> {
             panel: self.panel,
             bytes,
             fetches: UNPACKED && self.is_first,
-            outputs: std::array::from_fn(|m| self.output(m).as_ptr()),
+            outputs: std::array::from_fn(|m| {
+                // SAFETY: as below; each is let go at once.
+                unsafe { self.call.output(self.first + m, self.index) }.as_ptr()
+            }),
             codes: self.rows.codes.as_chunks().0,
             halves: self.rows.halves.as_chunks().0,
             scales: self.rows.scales.as_chunks().0,
             sums: self.rows.sums.as_chunks().0,
         };
         for (m, lanes) in self.call.isa.dispatch(product).iter().enumerate() {
-            store(lanes, self.output(m));
+            // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
+            store(lanes, unsafe { self.call.output(self.first + m, self.index) });
         }
-    }
-
-    /// Where row `m` of the tile puts what comes of the panel.
-    fn output(&self, m: usize) -> &mut [f32] {
-        // SAFETY: a panel and a block of rows are one task's, and no two tasks share both; the task
-        // holds one of these at a time.
-        unsafe { self.call.output(self.first + m, self.index) }
     }
 }
 
