@@ -15,9 +15,8 @@ async fn the_more_important_request_is_answered_before_the_one_that_runs() {
     let long = json!({"stream": true, "max_tokens": 150, "priority": 5});
     let mut first = server.start_post("/v1/chat/completions", &with(say("forever"), long)).await;
     assert!(first.wait_for("\"content\":\"a\"").await);
-    let waiting =
-        server.start_post("/v1/completions", &json!({"prompt": "[later]", "priority": 5}));
-    let waiting = waiting.await;
+    let later = json!({"prompt": "[later]", "priority": 5});
+    let waiting = server.start_post("/v1/completions", &later).await;
     while server.engine.stats().waiting < 1 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
