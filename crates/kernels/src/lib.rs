@@ -12,6 +12,7 @@
 //! the hardware's.
 
 pub mod activation;
+mod affinity;
 pub mod attention;
 mod buffer;
 mod exp;

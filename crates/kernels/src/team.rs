@@ -11,6 +11,7 @@
 use std::{
     any::Any,
     cell::{Cell, UnsafeCell},
+    io,
     marker::PhantomData,
     num::NonZeroUsize,
     ops::Range,
@@ -19,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::affinity;
 use crate::sync::{
     sync::{
         Arc, Mutex, MutexGuard,
@@ -94,6 +96,25 @@ impl Team {
     ///
     /// Where the system refuses a thread, the team is smaller than asked: see [`Team::threads`].
     pub fn new(threads: NonZeroUsize) -> Self {
+        Self::start(threads, &[])
+    }
+
+    /// [`Team::new`] with each worker bound to a CPU of its own: worker `n` to `cpus[n]`. The caller's
+    /// thread stays free, and finds `cpus[0]` left for it.
+    ///
+    /// # Errors
+    /// Where the system cannot bind threads, or refuses one of these CPUs.
+    ///
+    /// # Panics
+    /// When there are fewer `cpus` than `threads`.
+    pub fn pinned(threads: NonZeroUsize, cpus: &[usize]) -> io::Result<Self> {
+        assert!(cpus.len() >= threads.get(), "{} CPUs for {threads} threads", cpus.len());
+        affinity::check(cpus)?;
+        Ok(Self::start(threads, cpus))
+    }
+
+    /// Workers that have no place in `cpus` go where the system puts them.
+    fn start(threads: NonZeroUsize, cpus: &[usize]) -> Self {
         let shared = Arc::new(Shared {
             state: Padded(AtomicU64::new(0)),
             next: Padded(AtomicUsize::new(0)),
@@ -107,9 +128,14 @@ impl Team {
         });
         let workers = (1..threads.get()).map_while(|number| {
             let shared = Arc::clone(&shared);
+            let cpu = cpus.get(number).copied();
             thread::Builder::new()
                 .name(format!("wharf-compute-{number}"))
-                .spawn(move || shared.work(number))
+                .spawn(move || {
+                    // `pinned` has tried it.
+                    let _ = cpu.map(affinity::bind);
+                    shared.work(number);
+                })
                 .ok()
         });
         let workers = workers.collect();

@@ -48,6 +48,9 @@ pub enum ModelError {
         /// Why.
         source: std::io::Error,
     },
+    /// Threads could not be bound to CPUs.
+    #[error("threads cannot be bound to CPUs: {0}")]
+    Pinning(#[source] std::io::Error),
     /// A step was asked for that this model cannot run (a fault of the caller; nothing was computed).
     #[error("batch: {reason}")]
     Batch {

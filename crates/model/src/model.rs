@@ -32,6 +32,8 @@ pub struct LoadOptions {
     pub isa: Isa,
     /// Threads of the forward pass.
     pub threads: NonZeroUsize,
+    /// CPUs that threads are bound to, one each; empty: they run where the system puts them.
+    pub cpus: Vec<usize>,
     /// In what numbers activations meet weights.
     pub activations: Activations,
     /// To what weights of more bits are quantised.
@@ -45,7 +47,14 @@ impl LoadOptions {
     /// Everything as it is stored, and nothing rounded: what transformers computes in 32 bits.
     pub fn exact(isa: Isa, threads: NonZeroUsize) -> Self {
         let activations = Activations::F32;
-        Self { isa, threads, activations, quantization: None, max_model_len: None }
+        Self {
+            isa,
+            threads,
+            cpus: Vec::new(),
+            activations,
+            quantization: None,
+            max_model_len: None,
+        }
     }
 }
 
@@ -76,9 +85,17 @@ impl Model {
     /// Loads a Hugging Face directory or a GGUF file.
     ///
     /// # Errors
-    /// Whatever is missing, wrong or not supported, with the file and the field.
+    /// Whatever is missing, wrong or not supported, with the file and the field; threads that cannot be
+    /// bound.
+    ///
+    /// # Panics
+    /// When there are some `cpus`, but fewer than `threads`.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
-        Self::load_with(path, options, Arc::new(Team::new(options.threads)))
+        let team = match options.cpus.as_slice() {
+            [] => Team::new(options.threads),
+            cpus => Team::pinned(options.threads, cpus).map_err(ModelError::Pinning)?,
+        };
+        Self::load_with(path, options, Arc::new(team))
     }
 
     /// [`Self::load`] for a model that runs in turns with this one, on the same threads: two teams

@@ -211,6 +211,11 @@ pub(crate) struct ComputeOptions {
     /// Threads that compute [default: the physical cores this process may use].
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Bind each thread that computes to a core of its own. For a machine that does little else: a
+    /// thread whose core is taken waits, and is not moved. Several engines want cores of their own,
+    /// by taskset or numactl. Linux only.
+    #[arg(long)]
+    pub(crate) pin_threads: bool,
     /// Instructions to use [default: the best this CPU has].
     #[arg(long, value_name = "ISA")]
     pub(crate) isa: Option<IsaName>,

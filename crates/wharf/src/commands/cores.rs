@@ -4,30 +4,31 @@
 //! nothing and costs waiting. Counted are the physical cores behind the CPUs this process may run
 //! on, and no more than the control group's quota allows.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 /// The number of threads to compute with.
 pub(super) fn available() -> NonZeroUsize {
     // Honours affinity and the cgroup's quota.
     let cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    match physical().and_then(NonZeroUsize::new) {
+    match first_cpus().and_then(|cpus| NonZeroUsize::new(cpus.len())) {
         Some(cores) => cpus.min(cores),
         None => cpus,
     }
 }
 
-/// Distinct cores behind the CPUs we may run on, if the system tells.
-fn physical() -> Option<usize> {
+/// Of each core behind the CPUs we may run on the first of them, in ascending order, if the system
+/// tells.
+pub(super) fn first_cpus() -> Option<Vec<usize>> {
     let allowed = rustix::thread::sched_getaffinity(None).ok()?;
-    let cores: Option<BTreeSet<String>> = (0..rustix::thread::CpuSet::MAX_CPU)
-        .filter(|&cpu| allowed.is_set(cpu))
-        .map(|cpu| {
-            let file = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
-            std::fs::read_to_string(file).ok()
-        })
-        .collect();
-    Some(cores?.len())
+    let mut cores = BTreeMap::new();
+    for cpu in (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)) {
+        let file = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        cores.entry(std::fs::read_to_string(file).ok()?).or_insert(cpu);
+    }
+    let mut cpus: Vec<usize> = cores.into_values().collect();
+    cpus.sort_unstable();
+    Some(cpus)
 }
 
 #[cfg(test)]
@@ -36,5 +37,11 @@ mod tests {
     fn no_more_threads_than_cpus() {
         let cpus = std::thread::available_parallelism().unwrap();
         assert!(super::available() <= cpus);
+    }
+
+    #[test]
+    fn cores_are_told_by_cpus_that_differ() {
+        let cpus = super::first_cpus().unwrap();
+        assert!(!cpus.is_empty() && cpus.is_sorted_by(|a, b| a < b), "{cpus:?}");
     }
 }

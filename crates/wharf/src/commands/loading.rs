@@ -1,10 +1,11 @@
 //! From a model's files and the options as typed to a loaded model and its tokenizer, for the
 //! commands that compute. The only place that knows both `model` and `text`.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use wharf_model::{
     Activations, GgufVocabulary, Isa, KvFormat, Level, LoadOptions, Model, Quantization,
     TokenizerSource,
@@ -43,6 +44,7 @@ fn load_options(options: &ComputeOptions, max_model_len: Option<usize>) -> Resul
         ActivationsName::F32 => Activations::F32,
     };
     let threads = options.threads.unwrap_or_else(cores::available);
+    let cpus = if options.pin_threads { cpus_for(threads)? } else { Vec::new() };
     let isa = choose_isa(options.isa)?;
     let quantization = match options.quantize {
         QuantizeName::Auto => Some(Quantization::Auto),
@@ -50,7 +52,18 @@ fn load_options(options: &ComputeOptions, max_model_len: Option<usize>) -> Resul
         QuantizeName::Int8 => Some(Quantization::Int8),
         QuantizeName::Int4 => Some(Quantization::Int4),
     };
-    Ok(LoadOptions { isa, threads, activations, quantization, max_model_len })
+    Ok(LoadOptions { isa, threads, cpus, activations, quantization, max_model_len })
+}
+
+/// A CPU of a core of its own for each of `threads`.
+fn cpus_for(threads: NonZeroUsize) -> Result<Vec<usize>> {
+    let cpus = cores::first_cpus().context("--pin-threads: this system does not tell its cores")?;
+    ensure!(
+        cpus.len() >= threads.get(),
+        "--pin-threads: {threads} threads, but this process may use {} cores: see --threads",
+        cpus.len()
+    );
+    Ok(cpus)
 }
 
 /// The kernels asked for, or the best there are.
