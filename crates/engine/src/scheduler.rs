@@ -44,8 +44,8 @@ use crate::{
 /// Blocks that are kept for each running sequence to grow into, as far as it may still grow, when one
 /// more is admitted. The fewer, the more run at once; the more, the fewer are preempted. With a
 /// quarter to a half of the blocks that the streams would need, one block made them compute 0.3 to
-/// 0.5 tokens again for each token they got, two 0.2 to 0.4 with half the preemptions and hardly more
-/// steps, four 0.1 to 0.25 but up to a sixth more steps (`engine/tests/pressure.rs`, counted).
+/// 0.5 tokens again for each token they got; two 0.2 to 0.45, with half the preemptions, for up to an
+/// eighth more steps; four 0.1 to 0.25, for up to a quarter more (counted by a model of the scheduler).
 const HEADROOM: usize = 2;
 
 /// What runs in one step.
