@@ -1,7 +1,7 @@
 //! One request gives the same tokens and the same log-probability bits whatever the company: alone,
-//! in a batch, in chunks, with a cold or a warm cache, after preemption, guessed or not, by a draft model too. With real models: the tiny
-//! checkpoints of `crates/model/tests/golden`, and the trained story models where
-//! `../shared/fixtures` lies beside the checkout.
+//! in a batch, in chunks, with a cold or a warm cache, after preemption, guessed or not, by a draft model
+//! too. With real models: the tiny checkpoints of `crates/model/tests/golden`, and the trained story
+//! models where `../shared/fixtures` lies beside the checkout.
 
 use std::{
     error::Error,
@@ -215,9 +215,21 @@ fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
         |config: &EngineConfig| EngineConfig { num_speculative_tokens: 4, ..config.clone() };
     let engine = start(2, &guessing(&roomy))?;
     same("guessing", &engine)?;
-    let stats = same("guessing, warm", &engine)?;
-    assert!(stats.draft_tokens > stats.accepted_tokens, "{}: no wrong guess", path.display());
-    assert!(stats.accepted_tokens > 0, "{}: no right guess", path.display());
+    // Whether to guess is decided by measured times: on a busy machine it may take some turns.
+    let until = |what: &str, engine: &Engine, holds: fn(&EngineStats) -> bool| -> Outcome<_> {
+        let mut stats = same(what, engine)?;
+        for _ in 0..20 {
+            if holds(&stats) {
+                break;
+            }
+            stats = same(what, engine)?;
+        }
+        assert!(holds(&stats), "{}, {what}: {stats:?}", path.display());
+        Ok(stats)
+    };
+    until("guessing, right and wrong", &engine, |stats| {
+        stats.accepted_tokens > 0 && stats.draft_tokens > stats.accepted_tokens
+    })?;
     same("guessing, in small chunks", &start(2, &guessing(&unshared))?)?;
     let stats = same("guessing, preempted", &start(2, &guessing(&cramped))?)?;
     assert_eq!(stats.blocks_used, 0);
@@ -225,12 +237,10 @@ fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
     let drafting = |config: &EngineConfig| EngineConfig { ngram_lookup: false, ..guessing(config) };
     for config in [drafting(&roomy), drafting(&unshared), drafting(&cramped)] {
         let engine = start_with_draft(path, path, activations, &config)?;
-        let stats = same("with itself as its draft", &engine)?;
-        assert!(stats.draft_tokens > 0, "{}: nothing was drafted", path.display());
+        let stats = until("with itself as its draft", &engine, |stats| stats.draft_tokens > 0)?;
         assert_eq!(stats.accepted_tokens, stats.draft_tokens, "{}", path.display());
         let engine = start_with_draft(path, draft, activations, &config)?;
-        let stats = same("with another model as its draft", &engine)?;
-        assert!(stats.draft_tokens > 0, "{}: nothing was drafted", path.display());
+        until("with another model as its draft", &engine, |stats| stats.draft_tokens > 0)?;
     }
     let engine = start_with_draft(path, draft, activations, &guessing(&roomy))?;
     same("with lookups and a draft", &engine)?;
