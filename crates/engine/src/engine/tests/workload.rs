@@ -70,14 +70,16 @@ fn any_act() -> impl Strategy<Value = Act> {
 }
 
 /// Every running sequence with one token to go gets it in the next step (and more where its
-/// constraint forces more, or guesses come true), ends, is preempted, or waits for its mask.
+/// constraint forces more, or guesses come true), ends, is preempted (and perhaps admitted again, to
+/// be computed once more), or waits for its mask.
 fn step_and_check_decode_rows(bench: &mut Bench) {
     let before = bench.core.scheduler.decoding();
     bench.step();
     for (rank, generated) in before {
         if let Some(sequence) = bench.core.scheduler.get(rank) {
             let late = sequence.constrained.as_ref().is_some_and(|c| c.late_logits.is_some());
-            assert!(late || sequence.output.len() > generated, "a decode row starved");
+            let again = sequence.num_uncomputed() > 1;
+            assert!(late || again || sequence.output.len() > generated, "a decode row starved");
             let more =
                 sequence.constrained.is_some() || bench.core.config.num_speculative_tokens > 0;
             assert!(more || sequence.output.len() == generated + 1, "more than one token");
