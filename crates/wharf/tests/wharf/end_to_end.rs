@@ -177,14 +177,16 @@ fn serve_hands_the_draft_model_on() {
 
 #[test]
 fn wrong_settings_of_an_engine_are_errors() {
-    let qwen = checkpoint("qwen2").display().to_string();
+    let foreign = with_two_tokens_swapped(&checkpoint("llama-head-dim"));
+    let foreign_path = foreign.path().display().to_string();
     for (flags, expected) in [
         (["--max-model-len", "99999999"], "longer than"),
         (["--kv-cache-memory", "1"], "--kv-cache-memory"),
         (["--chat-template", "/no/such.jinja"], "/no/such.jinja"),
         (["--max-num-seqs", "0"], "--max-num-seqs"),
         (["--draft-model", "/no/such"], "/no/such"),
-        (["--draft-model", &qwen], "vocabulary"),
+        (["--draft-model", &foreign_path], "vocabulary"),
+        (["--threads=100000", "--pin-threads"], "cores"),
         (["--speculative-method", "draft"], "--draft-model"),
     ] {
         let (status, _, err) = output(engine().args(flags));
@@ -197,6 +199,23 @@ fn wrong_settings_of_an_engine_are_errors() {
     command.args(["engine", "--port", "0", "--model"]).arg(&file);
     let (status, _, err) = output(&mut command);
     assert!(!status.success() && err.contains("broken.gguf"), "{err}");
+}
+
+/// A copy of `checkpoint`, whose vocabulary calls two tokens by each other's id.
+fn with_two_tokens_swapped(checkpoint: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(checkpoint).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (one, other) = (vocabulary["!"].clone(), vocabulary["#"].clone());
+    vocabulary.insert("!".to_owned(), other);
+    vocabulary.insert("#".to_owned(), one);
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    folder
 }
 
 #[test]
