@@ -402,14 +402,15 @@ impl Scheduler {
 
     /// Gives a waiting sequence blocks for all its tokens, those that the index has first.
     fn admit(&mut self, rank: Rank, plan: &mut Plan) -> Admission {
-        if self.running.len() >= self.max_running {
-            return Admission::Full;
-        }
         let Some(sequence) = self.waiting.get(&rank) else { return Admission::Full };
         let request = Rc::clone(&sequence.request);
         let prefilling = !request.prompt_computed.get();
+        // Before anything that others could make way for: it would be for nothing.
         if prefilling && self.running.range(choices_of(&request)).next().is_some() {
             return Admission::NotYet;
+        }
+        if self.running.len() >= self.max_running {
+            return Admission::Full;
         }
         if self.is_still_blocked(rank) {
             return Admission::Full;

@@ -152,3 +152,18 @@ fn one_that_nobody_can_make_way_for_is_looked_up_once() {
     assert_eq!(bench.stats().preemptions, 0);
     bench.finish();
 }
+
+/// A choice that waits for its prompt, which another is computing, can't start: it displaces nobody.
+/// (It took the place of one that was then admitted again in the same step.)
+#[test]
+fn choices_that_wait_for_their_prompt_displace_nobody() {
+    let mut bench = Bench::new(EngineConfig { max_running: 2, ..config() });
+    let ranked = |request, priority| GenerateRequest { priority, ..request };
+    let _first = bench.submit_one(ranked(request(prompt(0, 5), 40), 1));
+    bench.step();
+    let twice = GenerateRequest { n: 2, ..ranked(request(prompt(1, 20), 1), 0) };
+    let _choices = bench.submit(twice);
+    bench.step();
+    assert_eq!(bench.stats().preemptions, 0);
+    bench.finish();
+}

@@ -74,11 +74,13 @@ fn any_act() -> impl Strategy<Value = Act> {
 /// be computed once more), or waits for its mask.
 fn step_and_check_decode_rows(bench: &mut Bench) {
     let before = bench.core.scheduler.decoding();
+    let preemptions = bench.stats().preemptions;
     bench.step();
+    let preempted = bench.stats().preemptions > preemptions;
     for (rank, generated) in before {
         if let Some(sequence) = bench.core.scheduler.get(rank) {
             let late = sequence.constrained.as_ref().is_some_and(|c| c.late_logits.is_some());
-            let again = sequence.num_uncomputed() > 1;
+            let again = preempted && sequence.num_lost > 0;
             assert!(late || again || sequence.output.len() > generated, "a decode row starved");
             let more =
                 sequence.constrained.is_some() || bench.core.config.num_speculative_tokens > 0;
