@@ -32,7 +32,8 @@ pub(crate) fn check(_: &[usize]) -> io::Result<()> {
     bind(0)
 }
 
-#[cfg(all(test, target_os = "linux", not(shuttle)))]
+#[cfg(test)]
+#[cfg(all(target_os = "linux", not(shuttle)))]
 mod tests {
     use std::{num::NonZeroUsize, sync::Mutex};
 
