@@ -38,6 +38,15 @@ pub fn gate_mul(isa: Isa, activation: Activation, gate: &mut [f32], up: &[f32]) 
     }
 }
 
+/// `x[i] *= sigmoid(gate[i])`, with `sigmoid(t) = 1 / (1 + exp(-t))`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn sigmoid_mul(isa: Isa, x: &mut [f32], gate: &[f32]) {
+    assert_eq!(x.len(), gate.len());
+    isa.dispatch(SigmoidMul { x, gate });
+}
+
 /// `x[i] = cap · tanh(x[i] / cap)`.
 pub fn soft_cap_all(isa: Isa, x: &mut [f32], cap: f32) {
     isa.dispatch(SoftCap { x, cap });
@@ -101,6 +110,34 @@ fn gate_mul_lanes<S: Simd, const KIND: u8>(s: S, gate: &mut [f32; LANES], up: &[
     s.store(s.mul(activated, up), gate);
 }
 
+struct SigmoidMul<'a> {
+    x: &'a mut [f32],
+    gate: &'a [f32],
+}
+
+impl Kernel for SigmoidMul<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (xs, x_rest) = self.x.as_chunks_mut::<LANES>();
+        let (gates, gate_rest) = self.gate.as_chunks::<LANES>();
+        for (x, gate) in xs.iter_mut().zip(gates) {
+            sigmoid_mul_lanes(s, x, gate);
+        }
+        let (mut x, mut gate) = ([0.0; LANES], [0.0; LANES]);
+        x[..x_rest.len()].copy_from_slice(x_rest);
+        gate[..gate_rest.len()].copy_from_slice(gate_rest);
+        sigmoid_mul_lanes(s, &mut x, &gate);
+        x_rest.copy_from_slice(&x[..x_rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn sigmoid_mul_lanes<S: Simd>(s: S, x: &mut [f32; LANES], gate: &[f32; LANES]) {
+    let e = exp(s, s.sub(s.splat(0.0), s.load(gate)));
+    s.store(s.div(s.load(x), s.add(s.splat(1.0), e)), x);
+}
+
 struct SoftCap<'a> {
     x: &'a mut [f32],
     cap: f32,
@@ -148,7 +185,7 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 100, 1537] {
             let gate: Vec<f32> = (0..len).map(|i| (i as f32 * 0.377).sin() * 20.0).collect();
             let up: Vec<f32> = (0..len).map(|i| (i as f32 * 0.911).cos() * 3.0).collect();
-            let mut first: Option<[Vec<f32>; 4]> = None;
+            let mut first: Option<[Vec<f32>; 5]> = None;
             for isa in Isa::available() {
                 let (mut silu, mut gelu, mut capped) = (gate.clone(), gate.clone(), gate.clone());
                 gate_mul(isa, Activation::Silu, &mut silu, &up);
@@ -158,6 +195,8 @@ mod tests {
                 // Some of them past the clamps.
                 let wide: Vec<f32> = up.iter().map(|up| up * 4.0).collect();
                 gate_mul(isa, Activation::ClampedSwiglu, &mut clamped, &wide);
+                let mut gated = up.clone();
+                sigmoid_mul(isa, &mut gated, &gate);
                 for i in 0..len {
                     let want = reference::silu(gate[i]) * f64::from(up[i]);
                     assert!((f64::from(silu[i]) - want).abs() <= 1e-6 * want.abs() + 1e-30);
@@ -167,8 +206,10 @@ mod tests {
                     assert!((f64::from(clamped[i]) - want).abs() <= 1e-5 * want.abs() + 1e-30);
                     let want = reference::soft_cap(gate[i], 5.0);
                     assert!((f64::from(capped[i]) - want).abs() <= 2e-6);
+                    let want = reference::sigmoid(gate[i]) * f64::from(up[i]);
+                    assert!((f64::from(gated[i]) - want).abs() <= 1e-6 * want.abs() + 1e-30);
                 }
-                let all = [silu, gelu, capped, clamped];
+                let all = [silu, gelu, capped, clamped, gated];
                 assert_eq!(first.get_or_insert_with(|| all.clone()), &all, "{:?}", isa.level());
 
                 let mut sum = gate.clone();

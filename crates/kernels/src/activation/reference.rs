@@ -11,6 +11,10 @@ pub(super) fn gelu_tanh(x: f32) -> f64 {
     0.5 * x * (1.0 + inner.tanh())
 }
 
+pub(super) fn sigmoid(x: f32) -> f64 {
+    1.0 / (1.0 + (-f64::from(x)).exp())
+}
+
 pub(super) fn soft_cap(x: f32, cap: f64) -> f64 {
     cap * (f64::from(x) / cap).tanh()
 }
