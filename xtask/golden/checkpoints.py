@@ -85,8 +85,48 @@ GEMMA3_MULTIMODAL = {
         "image_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "patch_size": 8,
     },
 }
+# Two heads of values to one of keys, of widths that are no multiple of 16.
+QWEN35 = {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text",
+          "rms_norm_eps": 1e-6, "head_dim": 16, "rope_theta": None,
+          "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                              "partial_rotary_factor": 0.5},
+          "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+          "linear_value_head_dim": 12}
+QWEN35_MULTIMODAL = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "image_token_id": 3, "video_token_id": 4, "vision_start_token_id": 5, "vision_end_token_id": 6,
+    "tie_word_embeddings": True,
+    "text_config": {
+        "model_type": "qwen3_5_text", "hidden_size": 32, "intermediate_size": 48, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 4,
+        "max_position_embeddings": 256, "eos_token_id": IM_END, "attn_output_gate": True,
+        "full_attention_interval": 4, "hidden_act": "silu", "mamba_ssm_dtype": "float32",
+        "linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16, "linear_conv_kernel_dim": 3, "mtp_num_hidden_layers": 1,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "vocab_size": SIZE,
+        "rope_parameters": {"mrope_interleaved": True, "mrope_section": [1, 1, 0],
+                            "partial_rotary_factor": 0.25, "rope_theta": 1000000,
+                            "rope_type": "default"},
+    },
+    "vision_config": {
+        "model_type": "qwen3_5", "depth": 1, "hidden_size": 8, "intermediate_size": 8,
+        "num_heads": 2, "out_hidden_size": 32, "patch_size": 4, "num_position_embeddings": 16,
+        "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    },
+}
+# Experts, and one that all tokens go through.
+QWEN35_MOE = QWEN35 | {"architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text",
+                       "intermediate_size": None, "num_experts": 4, "num_experts_per_tok": 2,
+                       "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}
+# As published before transformers 5.
+QWEN3_NEXT = QWEN35_MOE | {"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next",
+                           "intermediate_size": 64, "rope_theta": 10000.0, "rope_parameters": None,
+                           "partial_rotary_factor": 0.25, "decoder_sparse_step": 1,
+                           "mlp_only_layers": [], "norm_topk_prob": True}
 # What is run of them.
-TEXT_MODELS = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM"}
+TEXT_MODELS = {"Gemma3ForConditionalGeneration": "Gemma3ForCausalLM",
+               "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM"}
 QWEN3_MOE = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "head_dim": 16,
              "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
              "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
@@ -242,6 +282,17 @@ HUGGING_FACE = [
     Checkpoint("qwen3-moe", "three experts of six, whose probabilities stay as they are",
                QWEN3_MOE | {"norm_topk_prob": False}),
     Checkpoint("mixtral", "two experts of four, whose probabilities add up to 1", MIXTRAL),
+    Checkpoint("qwen35", "two gated delta nets around gated attention; biases; heads rotated in part",
+               QWEN35 | {"num_hidden_layers": 3, "attention_bias": True, "intermediate_size": 48,
+                         "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+               pre="qwen2"),
+    Checkpoint("qwen35-multimodal", "the text model of one that sees images, and guesses ahead",
+               QWEN35_MULTIMODAL, shard_bytes=40_000, pre="qwen2"),
+    Checkpoint("qwen35-moe", "experts in two tensors, and one that all tokens go through",
+               QWEN35_MOE | {"layer_types": ["linear_attention", "full_attention"]}, pre="qwen2"),
+    Checkpoint("qwen3-next", "projections fused by key heads; three layers of four by their number",
+               QWEN3_NEXT | {"num_hidden_layers": 4, "num_attention_heads": 2,
+                             "num_key_value_heads": 1, "moe_intermediate_size": 8}, pre="qwen2"),
 ]
 
 # Rows of 64 are two groups of 32; one layer is enough to read them wrong.
@@ -383,6 +434,20 @@ GGUF = [
     GgufCheckpoint("gguf-gpt-oss", "MXFP4, sinks, biases of experts", GPT_OSS, "Q8_0",
                    {"ffn_gate_inp": "F32", "ffn_gate_exps": "MXFP4", "ffn_up_exps": "MXFP4",
                     "ffn_down_exps": "MXFP4"}),
+    GgufCheckpoint("gguf-qwen35", "heads of values in another order; a layer that guesses ahead",
+                   QWEN35 | {"linear_value_head_dim": 8, "num_key_value_heads": 1,
+                             "layer_types": ["linear_attention", "full_attention"]}, "Q8_0",
+                   pre="qwen2"),
+    GgufCheckpoint("gguf-qwen35moe", "the same with experts in one tensor and a shared one",
+                   QWEN35_MOE | {"linear_value_head_dim": 8, "num_key_value_heads": 1,
+                                 "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+                                 "layer_types": ["linear_attention", "full_attention"]}, "Q8_0",
+                   pre="qwen2"),
+    GgufCheckpoint("gguf-qwen3next", "a fused projection cut in two",
+                   QWEN3_NEXT | {"linear_value_head_dim": 8, "num_key_value_heads": 1,
+                                 "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+                                 "intermediate_size": 32, "num_hidden_layers": 4}, "Q8_0",
+                   pre="qwen2"),
     GgufCheckpoint("gguf-mixtral", "a llama with experts", MIXTRAL | {"intermediate_size": 32}, "Q8_0",
                    {"ffn_gate_inp": "F32"}),
 ]

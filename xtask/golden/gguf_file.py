@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import torch
 
+import gguf_hybrid
 from vocabulary import CHAT_TEMPLATE, END_OF_TEXT, IM_END, SPECIALS
 
 LAYER_NAMES = {
@@ -41,7 +42,8 @@ POST_NORMS = ("olmo2", "gemma2", "gemma3_text")
 # Those whose queries and keys the converter permutes, and whose shape it writes as llama's.
 LLAMAS = ("llama", "smollm3", "granite", "mixtral")
 # llama.cpp's name, where it is not the `model_type`.
-ARCHITECTURES = {"gpt_oss": "gpt-oss", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
+ARCHITECTURES = {"gpt_oss": "gpt-oss", "gemma3_text": "gemma3", "qwen3_moe": "qwen3moe",
+                 "mixtral": "llama", **gguf_hybrid.ARCHITECTURES}
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # `general.file_type` is a hint for people; mixtures have no number of their own.
@@ -54,13 +56,19 @@ def gguf_name(name: str, model_type: str) -> tuple[str, str]:
     if name.endswith(".sinks"):
         layer = name.split(".")[2]
         return f"blk.{layer}.attn_sinks.weight", "attn_sinks"
+    if own := gguf_hybrid.own_name(name):
+        return own
     stem, kind = name.rsplit(".", 1)
     if stem in TOP_NAMES:
         return f"{TOP_NAMES[stem]}.{kind}", TOP_NAMES[stem]
     _, _, layer, inner = stem.split(".", 3)
-    names = LAYER_NAMES | POST_NORM_NAMES if model_type in POST_NORMS else LAYER_NAMES
+    names = LAYER_NAMES
+    if model_type in POST_NORMS:
+        names = names | POST_NORM_NAMES
     if model_type == "gpt_oss":
         names = names | GPT_OSS_NAMES
+    if model_type in gguf_hybrid.HYBRIDS:
+        names = names | gguf_hybrid.LAYER_NAMES
     return f"blk.{layer}.{names[inner]}.{kind}", names[inner]
 
 
@@ -133,12 +141,16 @@ def quantise(checkpoint, config, state: dict, seed: int):
     random = np.random.default_rng(seed + 2)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     tensors, dequantised = {}, {}
+    hybrid = config.model_type in gguf_hybrid.HYBRIDS
     for name, tensor in state.items():
         stored, stem = gguf_name(name, config.model_type)
         values = tensor.numpy()
         # Norms and biases are vectors: converters keep them in F32.
-        vector = values.ndim == 1 or name.endswith(".bias")
+        vector = values.ndim == 1 or name.endswith(".bias") or (hybrid and stem in gguf_hybrid.VECTORS)
         kind = "F32" if vector else checkpoint.formats.get(stem, checkpoint.default_format)
+        if hybrid:
+            tensors |= hybrid_tensors(config, stored, stem, values, kind, dequantised, name, random)
+            continue
         rows = encode(values.reshape(-1, values.shape[-1]) if values.ndim == 3 else
                       values.reshape(values.shape[0], -1), kind, random)
         plain = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind])
@@ -149,6 +161,32 @@ def quantise(checkpoint, config, state: dict, seed: int):
             rows = rows[interleave_rows(heads[stem], rows.shape[0])]
         tensors[stored] = (rows, kind, values.shape[:-1])
     return tensors, dequantised
+
+
+def hybrid_tensors(config, stored, stem, values, kind, dequantised: dict, name, random) -> dict:
+    """As the loop of `quantise` does it, of a tensor of one of HYBRIDS."""
+    matrix = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
+    columns = gguf_hybrid.columns(config, stem)
+    if columns is not None:
+        matrix = matrix[:, columns]
+    rows = encode(matrix, kind, random)
+    plain = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind]).astype(np.float32)
+    if columns is not None:
+        plain = plain[:, np.argsort(columns)]
+    dequantised[name] = torch.from_numpy(plain.reshape(values.shape))
+    if stem == "ssm_a":
+        rows = (-np.exp(rows.view(np.float32))).view(np.uint8)
+    if stem.endswith("norm") and stem != "ssm_norm":
+        rows = (rows.view(np.float32) + np.float32(1.0)).view(np.uint8)
+    outer = values.shape[:-1]
+    if stem in ("ssm_conv1d", "ffn_gate_inp_shexp"):
+        outer = tuple(length for length in outer if length != 1)
+    parts = gguf_hybrid.rows(config, stem)
+    if parts is None:
+        return {stored: (rows, kind, outer)}
+    of = (lambda order: (len(order),)) if values.ndim > 1 else (lambda order: ())
+    return {stored.replace(stem, part): (rows[order], kind, of(order))
+            for part, order in parts.items()}
 
 
 def write(path, checkpoint, config, tensors: dict, tokenizer) -> None:
@@ -175,15 +213,16 @@ def write_shape(writer, checkpoint, config) -> None:
     writer.add_file_type(FILE_TYPES[checkpoint.default_format])
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_block_count(config.num_hidden_layers)
+    if hasattr(config, "intermediate_size"):
+        writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_block_count(config.num_hidden_layers + gguf_hybrid.extra_layers(config))
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Written only where it does not follow from the rest, as converters do.
     if width * config.num_attention_heads != config.hidden_size or config.model_type in (
-            "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "gpt_oss"):
+            "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "gpt_oss", *gguf_hybrid.HYBRIDS):
         writer.add_key_length(width)
         writer.add_value_length(width)
     if config.model_type in LLAMAS:
@@ -206,6 +245,8 @@ def write_shape(writer, checkpoint, config) -> None:
             writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
         if config.final_logit_softcapping is not None:
             writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if config.model_type in gguf_hybrid.HYBRIDS:
+        gguf_hybrid.write_shape(writer, config)
     if config.model_type == "granite":
         writer.add_attention_scale(config.attention_multiplier)
         writer.add_embedding_scale(config.embedding_multiplier)

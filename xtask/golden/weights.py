@@ -21,11 +21,14 @@ def random_state(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     state = {}
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
-        if name.endswith("norm.weight"):
-            # Gemma stores what is to be added to 1.
-            one = 0.0 if model.config.model_type.startswith("gemma") else 1.0
+        if name.endswith("A_log"):
+            values = np.log(random.uniform(0.02, 2.0, shape))
+        elif name.endswith("norm.weight"):
+            # Gemma stores what is to be added to 1, and Qwen3.5 but for the norms of its delta nets.
+            less_1 = model.config.model_type.startswith(("gemma", "qwen3_5", "qwen3_next"))
+            one = 0.0 if less_1 and not name.endswith("linear_attn.norm.weight") else 1.0
             values = one + 0.2 * random.standard_normal(shape)
-        elif name.endswith(".bias"):
+        elif name.endswith((".bias", "dt_bias")):
             values = 0.3 * random.standard_normal(shape)
         else:
             values = gain(name) / math.sqrt(shape[-1]) * random.standard_normal(shape)
@@ -124,13 +127,22 @@ def published(state: dict[str, torch.Tensor], model_type: str) -> dict[str, torc
     if model_type == "gpt_oss":
         return state
     result = {}
-    for name, tensor in unfused(state).items():
+    if model_type == "qwen3_5":
+        # As published, where the text model alone is what transformers makes of the class.
+        state = {name.replace("model.", "model.language_model.", 1): tensor
+                 for name, tensor in state.items()}
+        dtype = next(iter(state.values())).dtype
+        result = {name: torch.ones(8, dtype=dtype)
+                  for name in ("model.visual.patch_embed.proj.bias", "mtp.norm.weight")}
+    # Qwen3.5's experts stay together.
+    apart = state if model_type == "qwen3_5_moe_text" else unfused(state)
+    for name, tensor in apart.items():
         if model_type == "gemma3":
             name = name.removeprefix("model.").replace("language_model.", "language_model.model.")
         if model_type == "mixtral":
             name = name.replace(".mlp.", ".block_sparse_moe.")
         stem, _, kind = name.partition(".experts.")
-        if not kind:
+        if not kind or model_type == "qwen3_5_moe_text":
             result[name] = tensor
             continue
         kind = kind.removesuffix(".weight")

@@ -199,6 +199,11 @@ impl BlockCache {
         id
     }
 
+    /// Whether others can find it.
+    pub(crate) fn is_indexed(&self, id: BlockId) -> bool {
+        self.blocks[id as usize].entry.is_some()
+    }
+
     /// The parent of the block at `index` of a sequence with this salt and block table. `None`:
     /// the block before it isn't in the index, so this one can't be either.
     pub(crate) fn parent(

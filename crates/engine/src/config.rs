@@ -21,6 +21,10 @@ pub struct EngineConfig {
     /// Reuse full blocks of equal prefixes between requests. When off, the choices of one request
     /// still share the blocks of their prompt.
     pub prefix_caching: bool,
+    /// Copies kept of recurrent states, for prefixes to be reused from. `None`: the model keeps no such
+    /// states. With `Some`, the runner has room for `max_running` states and these, and nothing is
+    /// guessed: a state can't be taken back.
+    pub num_state_snapshots: Option<usize>,
     /// Most tokens guessed at once, to be computed beside the last one where that pays; 0 is off.
     /// Answers are the same.
     pub num_speculative_tokens: usize,
@@ -53,6 +57,12 @@ impl EngineConfig {
         if self.num_blocks == 0 || u32::try_from(self.num_blocks).is_err() {
             return refuse(format!("num_blocks ({}) must be 1 to 2^32 - 1", self.num_blocks));
         }
+        let slots = self.max_running.saturating_add(self.num_state_snapshots.unwrap_or(0));
+        if self.num_state_snapshots.is_some() && u32::try_from(slots).is_err() {
+            return refuse(format!(
+                "max_running and num_state_snapshots ({slots}) exceed 2^32 - 1"
+            ));
+        }
         if self.max_model_len < 2 {
             return refuse(
                 "max_model_len must be at least 2: one prompt token and one more".into(),
@@ -75,6 +85,7 @@ mod tests {
             max_model_len: 2,
             num_blocks: 1,
             prefix_caching: true,
+            num_state_snapshots: None,
             num_speculative_tokens: 0,
             ngram_lookup: true,
             eos_token_ids: Vec::new(),

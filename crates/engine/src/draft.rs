@@ -33,7 +33,7 @@ use crate::{
 /// A model that guesses for another one.
 pub struct DraftModel {
     /// Runs it. It has room for as many KV blocks as the other one, and token ids mean the same to
-    /// both; either may have more rows than ids.
+    /// both; either may have more rows than ids. It keeps no recurrent states.
     pub runner: Box<dyn Runner>,
     /// Its longest sequence; beyond it, it does not guess.
     pub max_model_len: usize,
@@ -330,8 +330,8 @@ impl Draft {
         let first_row = batch.tokens.len();
         batch.tokens.extend(tokens);
         let num_rows = batch.tokens.len() - first_row;
-        let block_table = course.block_table.clone();
-        batch.sequences.push(BatchSequence { first_row, num_rows, start, block_table });
+        let (block_table, state) = (course.block_table.clone(), None);
+        batch.sequences.push(BatchSequence { first_row, num_rows, start, block_table, state });
     }
 
     /// Fills `self.logits`; what it took.

@@ -65,7 +65,8 @@ impl Submission {
 }
 
 impl Engine {
-    /// Starts the engine's thread. The runner has room for `config.num_blocks` KV blocks.
+    /// Starts the engine's thread. The runner has room for `config.num_blocks` KV blocks, and for the
+    /// recurrent states that `config.num_state_snapshots` speaks of.
     ///
     /// Fails with `InvalidInput` where the configuration contradicts itself, and where the system
     /// gives no thread.
@@ -73,13 +74,18 @@ impl Engine {
         Self::start_with_draft(runner, None, config)
     }
 
-    /// [`Self::start`] with a model that guesses what the other one goes on with.
+    /// [`Self::start`] with a model that guesses what the other one goes on with. Neither of them may
+    /// have recurrent states.
     pub fn start_with_draft(
         runner: Box<dyn Runner>,
         draft: Option<DraftModel>,
         config: EngineConfig,
     ) -> io::Result<Self> {
         config.validate()?;
+        if draft.is_some() && config.num_state_snapshots.is_some() {
+            let reason = "a draft model cannot guess for a model with recurrent states";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         let shared = Arc::new(Shared::default());
         let (submissions, incoming) = mpsc::channel();
         let vocab_size = runner.vocab_size();
@@ -186,7 +192,10 @@ impl Core {
             runner,
             scheduler: Scheduler::new(&config),
             pace: Pace::default(),
-            speculation: Speculation::new(config.num_speculative_tokens),
+            speculation: Speculation::new(match config.num_state_snapshots {
+                Some(_) => 0,
+                None => config.num_speculative_tokens,
+            }),
             #[cfg(test)]
             step_time: None,
             config,

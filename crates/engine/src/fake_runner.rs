@@ -1,14 +1,15 @@
 //! A runner for tests. It has a paged memory like the model's, and its logits are a hash of all
 //! that a row reads through its block table: whatever goes wrong with block tables, sharing,
-//! caching, eviction or preemption changes what is generated. It also checks each batch against
-//! what the engine promises a runner.
+//! caching, eviction or preemption changes what is generated. If it is to have recurrent layers, the
+//! logits are a hash of what a sequence's state has seen too. It also checks each batch against what
+//! the engine promises a runner.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
 };
 
-use wharf_model::{BLOCK_TOKENS, Batch};
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence};
 
 use crate::{EngineConfig, Runner};
 
@@ -32,6 +33,9 @@ pub(crate) struct FakeRunner {
     max_running: usize,
     /// `[num_blocks][BLOCK_TOKENS]`: what a position's "keys and values" are.
     memory: Vec<[Option<u64>; BLOCK_TOKENS]>,
+    /// `[num_slots]`: how many tokens a state has seen, and what they came to. Empty: no recurrent
+    /// layers.
+    slots: Vec<Option<(usize, u64)>>,
     steps: u64,
     /// The texts that it writes mostly repeat themselves after so many tokens.
     pub(crate) period: Option<u64>,
@@ -53,11 +57,25 @@ impl FakeRunner {
             max_batched_tokens: config.max_batched_tokens,
             max_running: config.max_running,
             memory: vec![[None; BLOCK_TOKENS]; config.num_blocks],
+            slots: match config.num_state_snapshots {
+                Some(snapshots) => vec![None; config.max_running + snapshots],
+                None => Vec::new(),
+            },
             steps: 0,
             period: None,
             twist: 0,
             faults,
             log: Arc::default(),
+        }
+    }
+
+    /// `seen`: what a sequence's state has come to after so many rows.
+    fn write_state(&mut self, sequence: &BatchSequence, rows: usize, seen: u64) {
+        let own = sequence.state.expect("a slot");
+        let value = Some((sequence.start + rows, seen));
+        self.slots[own.slot as usize] = value;
+        if let Some(save) = own.save.filter(|save| save.after_rows == rows) {
+            self.slots[save.slot as usize] = value;
         }
     }
 
@@ -84,6 +102,28 @@ impl FakeRunner {
                 assert_eq!(users[&block], 1, "block {block} is written while others read it");
             }
         }
+        let states = batch.sequences.iter().filter_map(|sequence| sequence.state);
+        let written = states.flat_map(|state| [Some(state.slot), state.save.map(|save| save.slot)]);
+        let mut written: Vec<u32> = written.flatten().collect();
+        let count = written.len();
+        written.sort_unstable();
+        written.dedup();
+        assert_eq!(written.len(), count, "a slot is written twice");
+    }
+
+    /// What the states are before the rows, by sequence.
+    fn begin_states(&self, batch: &Batch) -> Vec<u64> {
+        let begin = |sequence: &BatchSequence| {
+            let state = sequence.state.expect("a slot");
+            let from = match state.restore {
+                None if sequence.start == 0 => return 0,
+                from => from.unwrap_or(state.slot),
+            };
+            let (position, seen) = self.slots[from as usize].expect("a state");
+            assert_eq!(position, sequence.start, "a state at another position");
+            seen
+        };
+        batch.sequences.iter().map(begin).collect()
     }
 }
 
@@ -99,7 +139,10 @@ impl Runner for FakeRunner {
         let fault = (self.faults)(self.steps, batch);
         let mut states = Vec::new(); // [rows]
         let mut positions = Vec::new(); // [rows]
-        for sequence in &batch.sequences {
+        let recurrent = !self.slots.is_empty();
+        let seen = if recurrent { self.begin_states(batch) } else { Vec::new() };
+        for (index, sequence) in batch.sequences.iter().enumerate() {
+            let mut seen = seen.get(index).copied();
             for row in 0..sequence.num_rows {
                 let position = sequence.start + row;
                 let place =
@@ -111,6 +154,11 @@ impl Runner for FakeRunner {
                 }
                 let (block, slot) = place(position);
                 self.memory[block][slot] = Some(state);
+                if let Some(seen) = &mut seen {
+                    *seen = mix(*seen ^ state);
+                    state = *seen;
+                    self.write_state(sequence, row + 1, state);
+                }
                 states.push(state);
                 positions.push(position as u64);
             }

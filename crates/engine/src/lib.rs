@@ -5,6 +5,7 @@
 //!
 //! - `scheduler` decides which tokens run (decode rows first, then chunks of prefill),
 //! - `block_cache` owns the KV blocks, who refers to them and which prefixes they hold,
+//! - `states` owns the slots of recurrent state, where the model has one,
 //! - `runner` runs them (the model; a fake in tests),
 //! - `lookup` guesses how texts that repeat themselves go on, `draft` how a smaller model would go
 //!   on, and `speculation` whether that pays,
@@ -37,6 +38,7 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod speculation;
+mod states;
 mod stats;
 
 pub use config::EngineConfig;

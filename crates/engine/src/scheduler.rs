@@ -20,6 +20,9 @@
 //! computes the prompt, the others wait for it, find it there, and compute only the tail that
 //! doesn't fill a block. No block is ever written by two sequences, so none is ever copied.
 //!
+//! Of a model with recurrent layers a sequence has a slot of state beside its blocks (`states`), and a
+//! prefix found in the index counts up to the last block at whose end a state was copied.
+//!
 //! Pure: no threads, no clock, no model.
 
 mod make_way;
@@ -39,6 +42,7 @@ use crate::{
     lookup::Match,
     sequence::{Rank, Request, Sequence},
     speculation::{Guess, Origin, Speculation, Wager},
+    states::{SequenceState, States},
 };
 
 /// Blocks that are kept for each running sequence to grow into, as far as it may still grow, when one
@@ -105,12 +109,16 @@ pub(crate) struct Scheduler {
     max_model_len: usize,
     ngram_lookup: bool,
     cache: BlockCache,
+    /// `None`: the model has no recurrent layers.
+    states: Option<States>,
     waiting: BTreeMap<Rank, Sequence>,
     running: BTreeMap<Rank, Sequence>,
     /// The head of the queue, if it was refused for want of blocks.
     blocked: Option<Blocked>,
     #[cfg(test)]
     pub(crate) prefix_lookups: usize,
+    #[cfg(test)]
+    num_slots: usize,
     prefix_cache_queries: u64,
     prefix_cache_hits: u64,
     prompt_tokens: u64,
@@ -127,11 +135,18 @@ impl Scheduler {
             ngram_lookup: config.ngram_lookup,
             // `EngineConfig::validate` has refused more than 2^32 - 1.
             cache: BlockCache::new(u32::try_from(config.num_blocks).unwrap_or(u32::MAX)),
+            // As above.
+            states: config.num_state_snapshots.map(|snapshots| {
+                let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+                States::new(number(config.max_running), number(snapshots))
+            }),
             waiting: BTreeMap::new(),
             running: BTreeMap::new(),
             blocked: None,
             #[cfg(test)]
             prefix_lookups: 0,
+            #[cfg(test)]
+            num_slots: config.max_running + config.num_state_snapshots.unwrap_or(0),
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
             prompt_tokens: 0,
@@ -186,6 +201,13 @@ impl Scheduler {
         let tokens = |index| sequence.block_tokens(index);
         self.cache.insert_filled(&sequence.request.salt, &mut table, filled, tokens);
         sequence.block_table = table;
+        if let (Some(state), Some(states)) = (&mut sequence.state, &mut self.states)
+            && state.is_saving()
+        {
+            let indexed = sequence.block_table.iter().take_while(|id| self.cache.is_indexed(**id));
+            let indexed = &sequence.block_table[..indexed.count()];
+            state.commit(indexed, &mut states.snapshots);
+        }
         if sequence.num_computed >= sequence.request.prompt.len() {
             sequence.request.prompt_computed.set(true);
         }
@@ -194,8 +216,25 @@ impl Scheduler {
     /// Takes a running sequence out, with its blocks given back.
     pub(crate) fn retire(&mut self, rank: Rank) -> Option<Sequence> {
         let mut sequence = self.running.remove(&rank)?;
-        self.cache.release_table(&mut sequence.block_table);
+        self.release(&mut sequence);
         Some(sequence)
+    }
+
+    /// Takes back what a sequence has of the caches.
+    fn release(&mut self, sequence: &mut Sequence) {
+        self.cache.release_table(&mut sequence.block_table);
+        if let (Some(state), Some(states)) = (sequence.state.take(), &mut self.states) {
+            states.give_back(state);
+        }
+    }
+
+    /// A block without a meaning, if there is one.
+    fn allocate(cache: &mut BlockCache, states: &mut Option<States>) -> Option<BlockId> {
+        let id = cache.allocate()?;
+        if let Some(states) = states {
+            states.snapshots.forget(id);
+        }
+        Some(id)
     }
 
     /// Takes out the sequence of the best rank, running or waiting, with its blocks given back.
@@ -336,7 +375,7 @@ impl Scheduler {
         let Some(sequence) = self.running.get_mut(&rank) else { return 0 };
         // A block for each running sequence stays, as in `admit`: guesses preempt nobody.
         while sequence.spare_positions() < wanted && self.cache.num_available() > num_running {
-            sequence.block_table.extend(self.cache.allocate());
+            sequence.block_table.extend(Self::allocate(&mut self.cache, &mut self.states));
         }
         wanted.min(sequence.spare_positions())
     }
@@ -349,7 +388,7 @@ impl Scheduler {
             if sequence.block_table.len() >= sequence.num_blocks_needed() {
                 return true;
             }
-            match self.cache.allocate() {
+            match Self::allocate(&mut self.cache, &mut self.states) {
                 Some(id) => sequence.block_table.push(id),
                 None => self.preempt_worst(),
             }
@@ -360,7 +399,7 @@ impl Scheduler {
     /// its blocks.
     fn preempt_worst(&mut self) {
         if let Some((rank, mut sequence)) = self.running.pop_last() {
-            self.cache.release_table(&mut sequence.block_table);
+            self.release(&mut sequence);
             sequence.num_lost = sequence.num_lost.max(sequence.num_computed);
             sequence.num_computed = 0;
             // Its last row will be computed again.
@@ -400,7 +439,8 @@ impl Scheduler {
         }
     }
 
-    /// Gives a waiting sequence blocks for all its tokens, those that the index has first.
+    /// Gives a waiting sequence blocks for all its tokens, those that the index has first, and a slot
+    /// for its state.
     fn admit(&mut self, rank: Rank, plan: &mut Plan) -> Admission {
         let Some(sequence) = self.waiting.get(&rank) else { return Admission::Full };
         let request = Rc::clone(&sequence.request);
@@ -416,7 +456,8 @@ impl Scheduler {
             return Admission::Full;
         }
         let needed = sequence.num_blocks_needed();
-        let mut block_table = self.cached_prefix(rank);
+        let found = self.cached_prefix(rank);
+        let mut block_table = found[..self.usable(&found)].to_vec();
         #[cfg(test)]
         {
             self.prefix_lookups += 1;
@@ -428,16 +469,19 @@ impl Scheduler {
         // Room to grow into: else it, or another, would soon be preempted.
         let headroom = self.headroom(sequence, self.running.values());
         if self.cache.num_available() < needed - num_cached + headroom {
-            let missing = self.missing_block(rank, &block_table);
+            let missing = self.missing_block(rank, &found);
             self.cache.release_table(&mut block_table);
             let releases = self.cache.num_releases();
             self.blocked = Some(Blocked { rank, releases, missing, hopeless: false });
             return Admission::Full;
         }
-        block_table.extend((num_cached..needed).map_while(|_| self.cache.allocate()));
+        let state = self.begin_state(rank, &block_table, found.len());
+        let more = num_cached..needed;
+        block_table.extend(more.map_while(|_| Self::allocate(&mut self.cache, &mut self.states)));
         let Some(mut sequence) = self.waiting.remove(&rank) else { return Admission::Full };
         sequence.block_table = block_table;
         sequence.num_computed = num_cached * BLOCK_TOKENS;
+        sequence.state = state;
         self.running.insert(rank, sequence);
         if !request.started.replace(true) {
             let cached_tokens = num_cached * BLOCK_TOKENS;
@@ -459,6 +503,32 @@ impl Scheduler {
     ) -> usize {
         let growth = |s: &Sequence| s.growth(self.max_model_len).min(HEADROOM);
         growth(sequence) + others.map(growth).sum::<usize>()
+    }
+
+    /// How many of the blocks found in the index a sequence can go on from.
+    fn usable(&self, found: &[BlockId]) -> usize {
+        self.states.as_ref().map_or(found.len(), |states| states.snapshots.reach(found))
+    }
+
+    /// The state of a waiting sequence that is about to run, from the copy at the end of `cached`.
+    /// `found`: how many of its blocks were in the index.
+    fn begin_state(
+        &mut self,
+        rank: Rank,
+        cached: &[BlockId],
+        found: usize,
+    ) -> Option<SequenceState> {
+        let states = self.states.as_mut()?;
+        let request = &self.waiting.get(&rank)?.request;
+        let restore = cached.last().and_then(|block| states.snapshots.keep(*block));
+        let last = (request.prompt.len() - 1) / BLOCK_TOKENS;
+        // Where nobody else could find them, copies are of no use.
+        let shared = !matches!(request.salt, Salt::Request(_))
+            || self.waiting.range(choices_of(request)).nth(1).is_some();
+        let ends = shared.then_some([found.min(last), last]);
+        let start = cached.len() * BLOCK_TOKENS;
+        // `admit` has seen to it that fewer run than may.
+        Some(SequenceState::new(states.take()?, restore, start, ends.into_iter().flatten()))
     }
 
     /// A waiting sequence was refused for want of blocks, and since then none has been given back,
@@ -501,17 +571,12 @@ impl Scheduler {
     /// Skips what another sequence has computed since this one was admitted: two requests with the
     /// same long prompt that arrive together compute it once.
     fn adopt(&mut self, rank: Rank) {
+        let found = self.computed_by_others(rank);
+        let usable = self.usable(&found);
         let Some(sequence) = self.running.get_mut(&rank) else { return };
-        loop {
+        for &id in &found[..usable] {
             let index = sequence.num_computed / BLOCK_TOKENS;
             let end = (index + 1) * BLOCK_TOKENS;
-            // The last token is never skipped: it gives the logits.
-            if end >= sequence.len() {
-                break;
-            }
-            let (salt, table) = (&sequence.request.salt, &sequence.block_table);
-            let Some(parent) = self.cache.parent(salt, table, index) else { break };
-            let Some(id) = self.cache.find(parent, sequence.block_tokens(index)) else { break };
             // Its own block may be half filled, with the same bits.
             self.cache.acquire(id);
             self.cache.release(std::mem::replace(&mut sequence.block_table[index], id));
@@ -522,23 +587,53 @@ impl Scheduler {
             }
             sequence.num_computed = end;
         }
+        if let (Some(state), Some(states)) = (&mut sequence.state, &mut self.states)
+            && let Some(kept) = found[..usable].last().and_then(|id| states.snapshots.keep(*id))
+        {
+            state.skip_to(sequence.num_computed, kept, &mut states.snapshots);
+        }
+    }
+
+    /// The indexed blocks that hold a running sequence's next tokens. The last token is never among
+    /// them: it gives the logits.
+    fn computed_by_others(&self, rank: Rank) -> Vec<BlockId> {
+        let mut found: Vec<BlockId> = Vec::new();
+        let Some(sequence) = self.running.get(&rank) else { return found };
+        let first = sequence.num_computed / BLOCK_TOKENS;
+        for index in first..(sequence.len() - 1) / BLOCK_TOKENS {
+            let salt = &sequence.request.salt;
+            let parent = match found.last() {
+                Some(before) => self.cache.parent(salt, &[*before], 1),
+                None => self.cache.parent(salt, &sequence.block_table, index),
+            };
+            let Some(parent) = parent else { break };
+            let Some(id) = self.cache.find(parent, sequence.block_tokens(index)) else { break };
+            found.push(id);
+        }
+        found
     }
 
     /// Adds up to `budget` of a running sequence's next rows to the plan, and a guess after the
     /// last of them.
-    fn schedule(&self, plan: &mut Plan, rank: Rank, budget: usize, guess: Guess) {
-        let Some(sequence) = self.running.get(&rank) else { return };
-        let num_rows = sequence.num_uncomputed().min(budget);
+    fn schedule(&mut self, plan: &mut Plan, rank: Rank, budget: usize, guess: Guess) {
+        let Some(sequence) = self.running.get_mut(&rank) else { return };
+        let (start, mut num_rows) = (sequence.num_computed, sequence.num_uncomputed().min(budget));
+        let mut state = None;
+        if let (Some(own), Some(states)) = (&mut sequence.state, &mut self.states) {
+            num_rows = own.most_rows(start, num_rows);
+            state = Some(own.plan(start, num_rows, &mut states.snapshots));
+        }
         let samples = num_rows == sequence.num_uncomputed();
         let batch = &mut plan.batch;
         let first_row = batch.tokens.len();
-        batch.tokens.extend(sequence.tokens(sequence.num_computed, num_rows));
+        batch.tokens.extend(sequence.tokens(start, num_rows));
         batch.tokens.extend(&guess.tokens);
         batch.sequences.push(BatchSequence {
             first_row,
             num_rows: num_rows + guess.tokens.len(),
-            start: sequence.num_computed,
+            start,
             block_table: sequence.block_table.clone(),
+            state,
         });
         if samples {
             batch.logits_rows.extend(first_row + num_rows - 1..batch.tokens.len());
@@ -560,6 +655,13 @@ impl Scheduler {
         let tables: Vec<&[BlockId]> =
             self.running.values().map(|sequence| &sequence.block_table[..]).collect();
         self.cache.check(&tables);
+        if let Some(states) = &self.states {
+            let running = self.running.values();
+            let own = running.map(|sequence| sequence.state.as_ref().expect("a state"));
+            states.check(own, self.num_slots);
+            assert!(states.blocks().all(|block| self.cache.is_indexed(block)));
+        }
+        assert!(self.waiting.values().all(|sequence| sequence.state.is_none()));
         assert!(self.waiting.values().all(|s| s.block_table.is_empty() && s.num_computed == 0));
         assert!(self.running.len() <= self.max_running);
     }

@@ -11,6 +11,7 @@ use crate::{
     events::EventSink,
     lookup::Text,
     speculation::Drafter,
+    states::SequenceState,
     stats::QueueSlot,
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Sequence {
     pub(crate) num_computed: usize,
     /// Positions that were computed once, before it was last preempted.
     pub(crate) num_lost: usize,
+    /// Its recurrent state, while it runs, of a model that has one.
+    pub(crate) state: Option<SequenceState>,
     /// Where the answer stands in its grammar, if it has one.
     pub(crate) constrained: Option<Constrained>,
     /// How guesses of what follows have fared.
@@ -75,6 +78,7 @@ impl Sequence {
             block_table: Vec::new(),
             num_computed: 0,
             num_lost: 0,
+            state: None,
             constrained,
             drafter: Drafter::default(),
             sink,

@@ -62,7 +62,8 @@ fn start(
     config: &EngineConfig,
 ) -> Outcome<Engine> {
     let mut model = load(path, threads, activations)?;
-    model.allocate_kv(config.num_blocks, KvFormat::F32);
+    let num_slots = config.max_running + config.num_state_snapshots.unwrap_or(0);
+    model.allocate(config.num_blocks, KvFormat::F32, num_slots);
     Ok(Engine::start(Box::new(model), config.clone())?)
 }
 
@@ -171,6 +172,7 @@ fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
     let start = |threads, config: &EngineConfig| start(path, threads, activations, config);
     let model = load(path, 1, activations)?;
     let info = model.info();
+    let recurrent = info.state_bytes > 0;
     let longest = info.max_model_len.min(LONGEST);
     let requests = requests(info.vocab_size, longest, &letters(info.vocab_size)?);
     let roomy = EngineConfig {
@@ -180,6 +182,7 @@ fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
         max_model_len: longest,
         num_blocks: 100,
         prefix_caching: true,
+        num_state_snapshots: recurrent.then_some(16),
         num_speculative_tokens: 0,
         ngram_lookup: true,
         eos_token_ids: info.eos_token_ids.clone(),
@@ -200,7 +203,12 @@ fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
     let warm = same("warm", &engine)?;
     assert!(warm.prefix_cache_hits - cold.prefix_cache_hits >= (longest / 3) as u64);
 
-    let chunks = EngineConfig { max_batched_tokens: 9, max_running: 7, ..roomy.clone() };
+    let chunks = EngineConfig {
+        max_batched_tokens: 9,
+        max_running: 7,
+        num_state_snapshots: recurrent.then_some(2),
+        ..roomy.clone()
+    };
     same("in small chunks", &start(2, &chunks)?)?;
     let unshared = EngineConfig { prefix_caching: false, ..chunks.clone() };
     same("in small chunks without prefix caching", &start(2, &unshared)?)?;
@@ -215,6 +223,10 @@ fn check(path: &Path, draft: &Path, activations: Activations) -> Outcome<()> {
         |config: &EngineConfig| EngineConfig { num_speculative_tokens: 4, ..config.clone() };
     let engine = start(2, &guessing(&roomy))?;
     same("guessing", &engine)?;
+    if recurrent {
+        assert_eq!(same("guessing, warm", &engine)?.draft_tokens, 0);
+        return Ok(());
+    }
     // Whether to guess is decided by measured times: on a busy machine it may take some turns.
     let until = |what: &str, engine: &Engine, holds: fn(&EngineStats) -> bool| -> Outcome<_> {
         let mut stats = same(what, engine)?;
@@ -268,6 +280,8 @@ fn a_request_gives_the_same_bits_alone_batched_warm_guessed_and_after_preemption
         "gemma3",
         "qwen3-moe",
         "mixtral",
+        "qwen35",
+        "qwen35-multimodal",
     ];
     for name in names {
         let draft = if name == "llama-gqa" { "llama-head-dim" } else { "llama-gqa" };

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model};
+use wharf_model::{
+    BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, StateSlots,
+};
 
 /// Tokens to generate.
 const TOKENS: usize = 64;
@@ -30,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("loaded in {:.0?}, {} MB", begun.elapsed(), model.info().weight_bytes / 1_000_000);
     let prompt = ids.len();
     let num_blocks = (prompt + TOKENS).div_ceil(BLOCK_TOKENS);
-    model.allocate_kv(num_blocks, KvFormat::F16);
+    model.allocate(num_blocks, KvFormat::F16, 1);
     let block_table: Vec<u32> = (0..num_blocks as u32).collect();
 
     let (mut cached, mut logits, mut decoding) = (0, Vec::new(), Duration::ZERO);
@@ -42,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             num_rows,
             start: cached,
             block_table: block_table.clone(),
+            state: Some(StateSlots { slot: 0, restore: None, save: None }),
         };
         let batch = Batch {
             tokens: ids[cached..].to_vec(),

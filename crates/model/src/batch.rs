@@ -18,6 +18,29 @@ pub struct BatchSequence {
     pub start: usize,
     /// KV blocks: `block_table[p / BLOCK_TOKENS]` holds position `p`.
     pub block_table: Vec<u32>,
+    /// Where its state is; a model without recurrent layers takes no notice.
+    pub state: Option<StateSlots>,
+}
+
+/// Where a sequence's recurrent state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateSlots {
+    /// Its own slot, with the state of its tokens before `start`; at 0 it begins anew.
+    pub slot: u32,
+    /// First copied to its own: the slot of a state of the same tokens before `start`. All copies of a
+    /// step are made before its rows are computed.
+    pub restore: Option<u32>,
+    /// A copy made on the way.
+    pub save: Option<StateSave>,
+}
+
+/// A copy of a sequence's state on its way through a step's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateSave {
+    /// After so many of its rows, at least one.
+    pub after_rows: usize,
+    /// Into this slot.
+    pub slot: u32,
 }
 
 /// The tokens of one step, of any number of sequences: decode rows and chunks of prefill, mixed.
@@ -131,7 +154,13 @@ mod tests {
             batch.tokens.resize(first_row + num_rows, 1);
             let block_table = blocks.to_vec();
             let (num_rows, start) = (*num_rows, *start);
-            batch.sequences.push(BatchSequence { first_row, num_rows, start, block_table });
+            batch.sequences.push(BatchSequence {
+                first_row,
+                num_rows,
+                start,
+                block_table,
+                state: None,
+            });
         }
         batch
     }

@@ -10,12 +10,14 @@ mod hf;
 mod quantization;
 
 pub use architecture::{Architecture, Norms, QkNorm};
-pub(crate) use architecture::{AttentionBias, ExpertTraits, TensorNames, Traits, Windows};
+pub(crate) use architecture::{
+    AttentionBias, ExpertTraits, HybridTraits, NormTopkProb, TensorNames, Traits, Windows,
+};
 pub(crate) use fields::Fields;
 pub use hf::parse;
 pub use quantization::{CodeLayout, StoredQuantization};
 
-use wharf_kernels::activation::Activation;
+use wharf_kernels::{activation::Activation, delta_rule::HeadOrder};
 
 use crate::{
     error::Malformed,
@@ -42,6 +44,52 @@ pub struct ExpertsConfig {
     pub num_experts_per_tok: usize,
     /// Whether these are divided by their sum.
     pub norm_topk_prob: bool,
+    /// Width of the expert that every token goes through, if there is one.
+    pub shared_intermediate_size: Option<usize>,
+}
+
+/// Linear attention, a gated delta net, in the place of attention in some layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearAttentionConfig {
+    /// Heads of queries and of keys.
+    pub key_heads: usize,
+    /// Heads of values; `key_heads` divides them.
+    pub value_heads: usize,
+    /// Width of a query and of a key.
+    pub key_dim: usize,
+    /// Width of a value.
+    pub value_dim: usize,
+    /// Tokens that the convolution sees.
+    pub taps: usize,
+    /// Which key head a value head reads.
+    pub order: HeadOrder,
+    /// Per layer: it is one of these.
+    pub layers: Vec<bool>,
+}
+
+impl LinearAttentionConfig {
+    /// Queries, keys and values of a token.
+    pub(crate) fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+    }
+
+    fn check(&self, hidden: usize) -> Result<(), Malformed> {
+        let (keys, values) = (self.key_heads, self.value_heads);
+        if !values.is_multiple_of(keys) {
+            let reason = format!("{keys} key heads do not divide {values} value heads");
+            return Err(Malformed::new("linear_num_value_heads", reason));
+        }
+        let most = limits::WIDTH_RATIO * hidden;
+        if self.channels() > most {
+            let reason = format!(
+                "queries, keys and values are {} wide, more than {} times the hidden size {hidden}",
+                self.channels(),
+                limits::WIDTH_RATIO
+            );
+            return Err(Malformed::new("linear_num_value_heads", reason));
+        }
+        Ok(())
+    }
 }
 
 /// Everything about a decoder but its weights.
@@ -57,8 +105,12 @@ pub struct Config {
     pub intermediate_size: usize,
     /// A mixture of experts in the place of one feed-forward layer.
     pub experts: Option<ExpertsConfig>,
+    /// Linear attention in the place of attention in some layers.
+    pub linear_attention: Option<LinearAttentionConfig>,
     /// Decoder layers.
     pub num_layers: usize,
+    /// Layers after these that the file holds and we leave out: they guess tokens ahead.
+    pub mtp_layers: usize,
     /// Query heads.
     pub num_heads: usize,
     /// Key and value heads; divides `num_heads`.
@@ -134,6 +186,7 @@ pub(crate) mod limits {
     pub(crate) const EXPERTS: usize = 1 << 12;
     pub(crate) const HEADS: usize = 1 << 12;
     pub(crate) const HEAD_DIM: usize = 1 << 12;
+    pub(crate) const TAPS: usize = wharf_kernels::short_conv::MAX_TAPS;
     pub(crate) const VOCAB: usize = 1 << 24;
     pub(crate) const CONTEXT: usize = 1 << 28;
     /// Heads together, or the feed-forward layer, per value of the residual stream (up to 8 in
@@ -183,6 +236,7 @@ impl Config {
             return Err(Malformed::new(*name, format!("{value} is no number to multiply by")));
         }
         self.check_widths()?;
+        self.linear_attention.as_ref().map_or(Ok(()), |linear| linear.check(self.hidden_size))?;
         self.check_vocab("vocab_size")?;
         check_rope(&self.rope)?;
         self.local_rope.as_ref().map_or(Ok(()), check_rope)?;
@@ -215,6 +269,11 @@ impl Config {
                 limits::WIDTH_RATIO
             );
             return Err(Malformed::new("intermediate_size", reason));
+        }
+        let shared = self.experts.and_then(|experts| experts.shared_intermediate_size);
+        if shared.is_some_and(|shared| shared > most) {
+            let reason = format!("is more than {} times the hidden size", limits::WIDTH_RATIO);
+            return Err(Malformed::new("shared_expert_intermediate_size", reason));
         }
         Ok(())
     }

@@ -7,7 +7,8 @@
 
 use wharf_kernels::{
     activation::Activation,
-    attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention},
+    attention::{AttentionScratch, AttentionShape, KvCache, SequenceRows, attention as attend},
+    delta_rule::{RecurrentStates, StateShape},
     isa::Isa,
     matmul::{PackedMatrix, matmul},
     norm,
@@ -17,6 +18,7 @@ use wharf_kernels::{
 
 use crate::{
     batch::Batch,
+    delta_net::{DeltaNet, DeltaNetScratch, StateRows},
     feed_forward::{FeedForward, FeedForwardScratch},
     linear::{Linear, forward_all},
     mmap::MappedFile,
@@ -45,6 +47,24 @@ impl Embedding {
 pub(crate) struct Layer {
     /// Of what goes into attention, `[hidden_size]`.
     pub(crate) attention_norm: Option<Vec<f32>>,
+    pub(crate) mixer: Mixer,
+    /// Of what comes out of attention, `[hidden_size]`.
+    pub(crate) post_attention_norm: Option<Vec<f32>>,
+    /// Of what goes into the feed-forward layer, `[hidden_size]`.
+    pub(crate) feed_forward_norm: Option<Vec<f32>>,
+    pub(crate) feed_forward: FeedForward,
+    /// Of what comes out of the feed-forward layer, `[hidden_size]`.
+    pub(crate) post_feed_forward_norm: Option<Vec<f32>>,
+}
+
+/// How a layer mixes a token with those before it.
+pub(crate) enum Mixer {
+    Attention(Box<Attention>),
+    DeltaNet(Box<DeltaNet>),
+}
+
+/// Attention over all that came before, or over a window.
+pub(crate) struct Attention {
     /// `[num_heads * head_dim, hidden_size]`
     pub(crate) query: Linear,
     /// `[num_kv_heads * head_dim, hidden_size]`
@@ -53,21 +73,18 @@ pub(crate) struct Layer {
     pub(crate) value: Linear,
     /// Norms of queries and keys: `[head_dim]` each, for each head, or as long as a row of them.
     pub(crate) query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
+    /// What comes out of attention is multiplied by its sigmoid, `[num_heads * head_dim, hidden_size]`.
+    pub(crate) gate: Option<Linear>,
     /// `[hidden_size, num_heads * head_dim]`
-    pub(crate) attention_output: Linear,
+    pub(crate) output: Linear,
     /// A score for each head that gives no value, `[num_heads]`.
     pub(crate) sinks: Option<Vec<f32>>,
     /// Which of the decoder's `ropes` rotates queries and keys; `None`: they are not rotated.
     pub(crate) rope: Option<usize>,
     /// A token sees itself and the `window - 1` before it.
     pub(crate) window: Option<usize>,
-    /// Of what comes out of attention, `[hidden_size]`.
-    pub(crate) post_attention_norm: Option<Vec<f32>>,
-    /// Of what goes into the feed-forward layer, `[hidden_size]`.
-    pub(crate) feed_forward_norm: Option<Vec<f32>>,
-    pub(crate) feed_forward: FeedForward,
-    /// Of what comes out of the feed-forward layer, `[hidden_size]`.
-    pub(crate) post_feed_forward_norm: Option<Vec<f32>>,
+    /// Which layer of the KV cache is its.
+    pub(crate) cache_layer: usize,
 }
 
 /// The whole network.
@@ -121,6 +138,9 @@ pub(crate) struct Scratch {
     value: Vec<f32>,
     /// `[rows, num_heads, head_dim]`
     attended: Vec<f32>,
+    /// Of attention's output, as `attended`.
+    gate: Vec<f32>,
+    delta_net: DeltaNetScratch,
     feed_forward: FeedForwardScratch,
     /// Of each of the decoder's `ropes`.
     angles: Vec<Angles>,
@@ -136,11 +156,28 @@ struct Angles {
     sin: Vec<f32>,
 }
 
+/// What a model keeps of its sequences.
+pub(crate) struct Caches {
+    /// Keys and values of the layers with attention.
+    pub(crate) kv: KvCache,
+    /// States of the others, if there are any.
+    pub(crate) states: Option<RecurrentStates>,
+}
+
 /// A step under way.
 struct Step<'a> {
     compute: Compute<'a>,
     rows: usize,
     sequences: &'a [SequenceRows<'a>],
+    states: &'a StateRows,
+}
+
+impl Attention {
+    /// Bytes held by its matrices.
+    fn bytes(&self) -> usize {
+        let linears = [&self.query, &self.key, &self.value, &self.output];
+        linears.into_iter().chain(&self.gate).map(Linear::bytes).sum()
+    }
 }
 
 impl Decoder {
@@ -148,7 +185,7 @@ impl Decoder {
     pub(crate) fn forward(
         &self,
         compute: Compute<'_>,
-        cache: &mut KvCache,
+        caches: &mut Caches,
         scratch: &mut Scratch,
         batch: &Batch,
         logits: &mut Vec<f32>,
@@ -158,7 +195,7 @@ impl Decoder {
         if batch.tokens.is_empty() {
             return;
         }
-        // The one allocation of a step: a few words per sequence, which borrow from the batch.
+        // The allocations of a step: a few words per sequence.
         let sequences: Vec<SequenceRows<'_>> = batch
             .sequences
             .iter()
@@ -169,11 +206,16 @@ impl Decoder {
                 block_table: &sequence.block_table,
             })
             .collect();
-        let step = Step { compute, rows: batch.tokens.len(), sequences: &sequences };
+        let states = StateRows::of(batch);
+        if let Some(memory) = &mut caches.states {
+            states.begin(memory);
+        }
+        let step =
+            Step { compute, rows: batch.tokens.len(), sequences: &sequences, states: &states };
         self.embed(&step, scratch, &batch.tokens);
         self.rotations(&step, scratch);
-        for (index, layer) in self.layers.iter().enumerate() {
-            self.attention(&step, index, layer, cache, scratch);
+        for layer in &self.layers {
+            self.mix(&step, layer, caches, scratch);
             self.feed_forward(&step, layer, scratch);
         }
         if wanted > 0 {
@@ -219,32 +261,55 @@ impl Decoder {
         normed
     }
 
-    /// hidden += norm(attention(norm(hidden))) * multiplier, with either norm or both.
+    /// hidden += norm(mixer(norm(hidden))) * multiplier, with either norm or both.
+    fn mix(&self, step: &Step<'_>, layer: &Layer, caches: &mut Caches, scratch: &mut Scratch) {
+        match (&layer.mixer, &mut caches.states) {
+            (Mixer::Attention(attention), _) => {
+                self.attention(step, layer, attention, &mut caches.kv, scratch);
+            }
+            (Mixer::DeltaNet(delta_net), Some(states)) => {
+                self.delta_net(step, layer, delta_net, states, scratch);
+            }
+            (Mixer::DeltaNet(_), None) => unreachable!("`Model::forward` asks for states"),
+        }
+        let hidden = sized(&mut scratch.hidden, step.rows * self.hidden_size);
+        let normed = sized(&mut scratch.normed, step.rows * self.hidden_size);
+        if let Some(norm) = &layer.post_attention_norm {
+            rows::rms_norm_in_place(step.compute, normed, norm, self.rms_norm_eps);
+        }
+        rows::add_scaled(step.compute, self.hidden_size, hidden, normed, self.residual_multiplier);
+    }
+
+    /// normed = attention(norm(hidden)).
     fn attention(
         &self,
         step: &Step<'_>,
-        index: usize,
         layer: &Layer,
+        attention: &Attention,
         cache: &mut KvCache,
         scratch: &mut Scratch,
     ) {
         let (compute, rows) = (step.compute, step.rows);
         let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
         let normed = sized(&mut scratch.normed, rows * self.hidden_size);
-        let query = sized(&mut scratch.query, rows * layer.query.weight.rows());
-        let key = sized(&mut scratch.key, rows * layer.key.weight.rows());
-        let value = sized(&mut scratch.value, rows * layer.value.weight.rows());
+        let query = sized(&mut scratch.query, rows * attention.query.weight.rows());
+        let key = sized(&mut scratch.key, rows * attention.key.weight.rows());
+        let value = sized(&mut scratch.value, rows * attention.value.weight.rows());
         let attended = sized(&mut scratch.attended, query.len());
 
         let input = self.normed(compute, layer.attention_norm.as_deref(), hidden, normed);
+        let of = attention;
         let projections =
-            [(&layer.query, &mut *query), (&layer.key, &mut *key), (&layer.value, &mut *value)];
+            [(&of.query, &mut *query), (&of.key, &mut *key), (&of.value, &mut *value)];
         forward_all(compute, input, rows, projections);
-        if let Some((query_norm, key_norm)) = &layer.query_key_norms {
+        if let Some(gate) = &attention.gate {
+            gate.forward(compute, input, rows, sized(&mut scratch.gate, attended.len()));
+        }
+        if let Some((query_norm, key_norm)) = &attention.query_key_norms {
             rows::rms_norm_in_place(compute, query, query_norm, self.rms_norm_eps);
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
-        if let Some(rope) = layer.rope {
+        if let Some(rope) = attention.rope {
             let angles = &scratch.angles[rope];
             let rotations = Rotations {
                 head_dim: self.head_dim,
@@ -252,33 +317,52 @@ impl Decoder {
                 cos: &angles.cos,
                 sin: &angles.sin,
             };
-            rows::rotate(compute, layer.query.weight.rows(), query, rotations);
-            rows::rotate(compute, layer.key.weight.rows(), key, rotations);
+            rows::rotate(compute, attention.query.weight.rows(), query, rotations);
+            rows::rotate(compute, attention.key.weight.rows(), key, rotations);
         }
 
-        cache.write(compute.isa, compute.team, index, step.sequences, key, value);
-        attention(
+        let cache_layer = attention.cache_layer;
+        cache.write(compute.isa, compute.team, cache_layer, step.sequences, key, value);
+        attend(
             compute.isa,
             compute.team,
             AttentionShape {
                 num_heads: self.num_heads,
                 scale: self.attention_multiplier,
                 soft_cap: self.attn_logit_softcapping,
-                window: layer.window,
-                sinks: layer.sinks.as_deref(),
+                window: attention.window,
+                sinks: attention.sinks.as_deref(),
             },
             cache,
-            index,
+            cache_layer,
             step.sequences,
             query,
             &mut scratch.attention,
             attended,
         );
-        layer.attention_output.forward(compute, attended, rows, normed);
-        if let Some(norm) = &layer.post_attention_norm {
-            rows::rms_norm_in_place(compute, normed, norm, self.rms_norm_eps);
+        if attention.gate.is_some() {
+            let width = attention.query.weight.rows();
+            rows::sigmoid_mul(compute, width, attended, &scratch.gate);
         }
-        rows::add_scaled(compute, self.hidden_size, hidden, normed, self.residual_multiplier);
+        attention.output.forward(compute, attended, rows, normed);
+    }
+
+    /// normed = delta_net(norm(hidden)).
+    fn delta_net(
+        &self,
+        step: &Step<'_>,
+        layer: &Layer,
+        delta_net: &DeltaNet,
+        states: &mut RecurrentStates,
+        scratch: &mut Scratch,
+    ) {
+        let (compute, rows) = (step.compute, step.rows);
+        let hidden = sized(&mut scratch.hidden, rows * self.hidden_size);
+        let normed = sized(&mut scratch.normed, rows * self.hidden_size);
+        let input = self.normed(compute, layer.attention_norm.as_deref(), hidden, normed);
+        delta_net.project(compute, input, rows, &mut scratch.delta_net);
+        let eps = self.rms_norm_eps;
+        delta_net.forward(compute, step.states, rows, states, eps, &mut scratch.delta_net, normed);
     }
 
     /// hidden += norm(feed_forward(norm(hidden))) * multiplier, likewise.
@@ -319,11 +403,30 @@ impl Decoder {
         }
     }
 
+    /// How many layers keep keys and values.
+    pub(crate) fn num_kv_layers(&self) -> usize {
+        self.layers.iter().filter(|layer| matches!(layer.mixer, Mixer::Attention(_))).count()
+    }
+
+    /// How many layers keep a state, and its shape.
+    pub(crate) fn states(&self) -> Option<(usize, StateShape)> {
+        let delta_nets = self.layers.iter().filter_map(|layer| match &layer.mixer {
+            Mixer::DeltaNet(delta_net) => Some(delta_net.state_shape()),
+            Mixer::Attention(_) => None,
+        });
+        let mut delta_nets = delta_nets.peekable();
+        let shape = *delta_nets.peek()?;
+        Some((delta_nets.count(), shape))
+    }
+
     /// Bytes of weights held, the mapped embedding included.
     pub(crate) fn bytes(&self) -> usize {
         let floats = |values: &[f32]| size_of_val(values);
         let layers = self.layers.iter().map(|layer| {
-            let linears = [&layer.query, &layer.key, &layer.value, &layer.attention_output];
+            let mixer = match &layer.mixer {
+                Mixer::Attention(attention) => attention.bytes(),
+                Mixer::DeltaNet(delta_net) => delta_net.bytes(),
+            };
             let norms = [
                 &layer.attention_norm,
                 &layer.post_attention_norm,
@@ -331,8 +434,7 @@ impl Decoder {
                 &layer.post_feed_forward_norm,
             ];
             let norms = norms.into_iter().flatten().map(|norm| floats(norm)).sum::<usize>();
-            let linears = linears.iter().map(|linear| linear.bytes()).sum::<usize>();
-            linears + layer.feed_forward.bytes() + norms
+            mixer + layer.feed_forward.bytes() + norms
         });
         let embedding = self.output.rows() * self.embedding.row_bytes;
         layers.sum::<usize>() + embedding + self.output.bytes() + floats(&self.final_norm)

@@ -40,6 +40,14 @@ pub(crate) struct Experts {
     pub(crate) num_experts_per_tok: usize,
     /// Whether their probabilities are divided by their sum.
     pub(crate) norm_topk_prob: bool,
+    pub(crate) shared: Option<SharedExpert>,
+}
+
+/// One more, which all tokens go through, times a sigmoid (Qwen2-MoE).
+pub(crate) struct SharedExpert {
+    pub(crate) expert: Gated,
+    /// `[1, hidden_size]`
+    pub(crate) gate: Linear,
 }
 
 /// Memory of a step, kept from one to the next.
@@ -56,6 +64,8 @@ pub(crate) struct FeedForwardScratch {
     /// The experts of one row, the most probable first.
     ranking: Vec<usize>,
     choices: Vec<Choice>,
+    /// The shared expert's gate, `[rows, 1]`.
+    shared_gate: Vec<f32>,
     /// The rows of one expert, `[its rows, hidden_size]`, and what it makes of them.
     own_x: Vec<f32>,
     own_out: Vec<f32>,
@@ -93,7 +103,9 @@ impl FeedForward {
         match self {
             Self::Gated(layer) => layer.bytes(),
             Self::Experts(of) => {
-                of.router.bytes() + of.experts.iter().map(Gated::bytes).sum::<usize>()
+                let shared = of.shared.iter().map(|of| of.expert.bytes() + of.gate.bytes());
+                let experts = of.experts.iter().map(Gated::bytes).chain(shared);
+                of.router.bytes() + experts.sum::<usize>()
             }
         }
     }
@@ -122,7 +134,7 @@ impl Gated {
 }
 
 impl Experts {
-    /// `scratch.out[row]` = Σ weight · expert(x[row]) over the row's experts.
+    /// `scratch.out[row]` = Σ weight · expert(x[row]) over the row's experts, and the shared one's.
     fn forward(
         &self,
         compute: Compute<'_>,
@@ -132,7 +144,8 @@ impl Experts {
         scratch: &mut FeedForwardScratch,
     ) {
         self.choose(compute, x, rows, scratch);
-        let FeedForwardScratch { gate, up, out, choices, own_x, own_out, .. } = scratch;
+        let FeedForwardScratch { gate, up, out, choices, own_x, own_out, shared_gate, .. } =
+            scratch;
         let hidden = x.len() / rows;
         let out = sized(out, x.len());
         out.fill(0.0);
@@ -148,6 +161,15 @@ impl Experts {
                 let out = &mut out[choice.row * hidden..][..hidden];
                 activation::add_scaled(compute.isa, out, own_out, choice.weight);
             }
+        }
+        let Some(SharedExpert { expert, gate: shared }) = &self.shared else { return };
+        let own_out = sized(own_out, x.len());
+        expert.forward(compute, activation, x, rows, (gate, up), own_out);
+        let weights = sized(shared_gate, rows);
+        shared.forward(compute, x, rows, weights);
+        let rows = out.chunks_exact_mut(hidden).zip(own_out.chunks_exact(hidden));
+        for ((out, own_out), weight) in rows.zip(weights) {
+            activation::add_scaled(compute.isa, out, own_out, 1.0 / (1.0 + (-*weight).exp()));
         }
     }
 

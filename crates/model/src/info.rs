@@ -74,6 +74,8 @@ pub struct ModelInfo {
     pub max_model_len: usize,
     /// Decoder layers.
     pub num_layers: usize,
+    /// Those of them that keep keys and values of every token.
+    pub num_kv_layers: usize,
     /// KV heads per layer.
     pub num_kv_heads: usize,
     /// Width of a head.
@@ -88,4 +90,6 @@ pub struct ModelInfo {
     pub generation: GenerationDefaults,
     /// Bytes of weights in memory.
     pub weight_bytes: usize,
+    /// Bytes of the state that recurrent layers keep of a sequence; 0: there are no such layers.
+    pub state_bytes: usize,
 }

@@ -10,6 +10,7 @@
 mod batch;
 pub mod config;
 mod decoder;
+mod delta_net;
 mod directory;
 mod error;
 mod feed_forward;
@@ -24,10 +25,11 @@ mod plan;
 pub mod rope;
 mod rows;
 pub mod safetensors;
+mod slots;
 mod tensor;
 mod weights;
 
-pub use batch::{Batch, BatchSequence};
+pub use batch::{Batch, BatchSequence, StateSave, StateSlots};
 pub use error::{Malformed, ModelError};
 pub use info::{GenerationDefaults, GgufVocabulary, ModelInfo, TokenizerSource};
 pub use model::{LoadOptions, Model};

@@ -3,14 +3,12 @@
 //! checked here; `plan` packs it.
 
 mod codes;
+mod expert;
 mod fp8;
-mod strided;
-
-use std::ops::Range;
 
 pub(crate) use codes::CodesMatrix;
+pub(crate) use expert::{ExpertMatrix, Fused};
 pub(crate) use fp8::Fp8Matrix;
-pub(crate) use strided::{Fused, Rows, StridedMatrix};
 
 use crate::{
     config::StoredQuantization,
@@ -19,7 +17,7 @@ use crate::{
     weights::{Inventory, Lent, Part, Raw},
 };
 
-/// A matrix lent out, its shape checked, or some rows of one.
+/// A matrix lent out, its shape checked.
 #[derive(Clone)]
 pub(crate) enum Matrix<'w> {
     /// In one tensor.
@@ -28,8 +26,8 @@ pub(crate) enum Matrix<'w> {
     Fp8(Fp8Matrix<'w>),
     /// Integers with scales.
     Codes(CodesMatrix<'w>),
-    /// An expert's rows in a tensor of all.
-    Strided(StridedMatrix<'w>),
+    /// An expert's in a tensor of all, where its rows don't just lie there in a [`Lent`].
+    Expert(ExpertMatrix<'w>),
 }
 
 impl<'w> Matrix<'w> {
@@ -54,7 +52,7 @@ impl<'w> Matrix<'w> {
                     return Ok(Some(Self::Codes(matrix)));
                 }
             }
-            // Its experts are found otherwise: see `strided`.
+            // Its experts are found otherwise: see `expert`.
             Some(StoredQuantization::Mxfp4) | None => {}
         }
         Ok(inventory.weight_if_there(part, layer, &shape)?.map(Self::Plain))
@@ -73,17 +71,13 @@ impl<'w> Matrix<'w> {
         }
     }
 
-    /// Rows `rows`, as a matrix of their own.
-    pub(crate) fn slice(&self, rows: Range<usize>) -> Self {
+    /// How many rows it has.
+    pub(crate) fn rows(&self) -> usize {
         match self {
-            Self::Plain(lent) => Self::Plain(lent.slice(rows)),
-            Self::Fp8(matrix) => Self::Fp8(matrix.slice(rows)),
-            Self::Codes(matrix) => Self::Codes(matrix.slice(rows)),
-            Self::Strided(matrix) => {
-                let Rows { first, step, .. } = matrix.rows;
-                let of = Rows { first: first + step * rows.start, step, count: rows.len() };
-                Self::Strided(StridedMatrix { rows: of, ..*matrix })
-            }
+            Self::Plain(lent) => lent.rows,
+            Self::Fp8(matrix) => matrix.rows,
+            Self::Codes(matrix) => matrix.shape.rows,
+            Self::Expert(matrix) => matrix.rows,
         }
     }
 
@@ -93,7 +87,7 @@ impl<'w> Matrix<'w> {
             Self::Plain(lent) => &lent.info.name,
             Self::Fp8(matrix) => matrix.name(),
             Self::Codes(matrix) => matrix.name(),
-            Self::Strided(matrix) => matrix.name(),
+            Self::Expert(matrix) => matrix.name(),
         }
     }
 }

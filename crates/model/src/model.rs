@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
 use wharf_kernels::{
     attention::{KvCache, KvFormat, KvShape},
+    delta_rule::RecurrentStates,
     isa::Isa,
     matmul::Activations,
     quant::Quantization,
@@ -14,7 +15,7 @@ use wharf_kernels::{
 use crate::{
     batch::{Batch, BatchLimits, WrittenBlocks},
     config::Config,
-    decoder::{Compute, Decoder, Scratch},
+    decoder::{Caches, Compute, Decoder, Scratch},
     directory,
     error::{Malformed, ModelError},
     gguf,
@@ -22,6 +23,7 @@ use crate::{
     mmap::MappedFile,
     plan,
     rope::Scaling,
+    slots::SlotPositions,
     weights::{Naming, Weights},
 };
 
@@ -66,9 +68,10 @@ pub struct Model {
     /// Shared with the models that were loaded beside it.
     team: Arc<Team>,
     /// `None` until [`Model::allocate_kv`].
-    cache: Option<KvCache>,
+    caches: Option<Caches>,
     scratch: Scratch,
     written: WrittenBlocks,
+    slots: SlotPositions,
 }
 
 /// Everything read of a model but the tensors' bytes.
@@ -130,6 +133,7 @@ impl Model {
             vocab_size: config.vocab_size,
             max_model_len: config.max_model_len,
             num_layers: config.num_layers,
+            num_kv_layers: decoder.num_kv_layers(),
             num_kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
             eos_token_ids: config.eos_token_ids,
@@ -137,6 +141,9 @@ impl Model {
             chat_template: files.chat_template,
             generation: files.generation,
             weight_bytes: decoder.bytes(),
+            state_bytes: decoder
+                .states()
+                .map_or(0, |(layers, shape)| RecurrentStates::slot_bytes(layers, shape)),
         };
         tracing::debug!(
             path = %path.display(),
@@ -149,9 +156,10 @@ impl Model {
             decoder,
             isa: options.isa,
             team,
-            cache: None,
+            caches: None,
             scratch: Scratch::default(),
             written: WrittenBlocks::default(),
+            slots: SlotPositions::default(),
         })
     }
 
@@ -162,15 +170,26 @@ impl Model {
 
     /// Bytes one KV block takes over all layers.
     pub fn kv_block_bytes(&self, format: KvFormat) -> usize {
-        KvCache::block_bytes(self.info.num_layers, self.kv_shape(1, format))
+        KvCache::block_bytes(self.info.num_kv_layers, self.kv_shape(1, format))
     }
 
     /// (Re)allocates the KV cache: `num_blocks` blocks of [`BLOCK_TOKENS`](crate::BLOCK_TOKENS)
-    /// tokens. Must be called before [`Model::forward`]; what was cached before is gone.
+    /// tokens, and for a model with recurrent layers no slot of their states. Must be called before
+    /// [`Model::forward`]; what was cached before is gone.
     pub fn allocate_kv(&mut self, num_blocks: usize, format: KvFormat) {
-        // The old cache goes first: both might not fit.
-        self.cache = None;
-        self.cache = Some(KvCache::new(self.info.num_layers, self.kv_shape(num_blocks, format)));
+        self.allocate(num_blocks, format, 0);
+    }
+
+    /// As [`Model::allocate_kv`], with slots for the states of recurrent layers, of
+    /// [`ModelInfo::state_bytes`] each. A model without such layers takes no notice.
+    pub fn allocate(&mut self, num_blocks: usize, format: KvFormat, num_slots: usize) {
+        // The old caches go first: both might not fit.
+        self.caches = None;
+        let kv = KvCache::new(self.info.num_kv_layers, self.kv_shape(num_blocks, format));
+        let states = self.decoder.states();
+        let states = states.map(|(layers, shape)| RecurrentStates::new(layers, num_slots, shape));
+        self.slots = SlotPositions::new(states.as_ref().map_or(0, RecurrentStates::num_slots));
+        self.caches = Some(Caches { kv, states });
     }
 
     fn kv_shape(&self, num_blocks: usize, format: KvFormat) -> KvShape {
@@ -185,20 +204,28 @@ impl Model {
     /// Runs one step; `logits` becomes `[logits_rows.len(), vocab_size]`.
     ///
     /// # Errors
-    /// [`ModelError::Batch`] if the batch names tokens, positions or blocks that are not there, or no
-    /// cache was allocated. Nothing was computed then, and the cache is as it was.
+    /// [`ModelError::Batch`] if the batch names tokens, positions, blocks or states that are not there,
+    /// or no cache was allocated. Nothing was computed then, and the cache is as it was.
     pub fn forward(&mut self, batch: &Batch, logits: &mut Vec<f32>) -> Result<(), ModelError> {
-        let Some(cache) = &mut self.cache else {
+        let Some(caches) = &mut self.caches else {
             return Err(ModelError::batch("no KV cache has been allocated"));
         };
         let limits = BatchLimits {
             vocab_size: self.info.vocab_size,
             max_model_len: self.info.max_model_len,
-            num_blocks: cache.shape().num_blocks,
+            num_blocks: caches.kv.shape().num_blocks,
         };
         batch.check(&limits, &mut self.written)?;
+        let recurrent = caches.states.is_some();
+        if recurrent {
+            self.slots.check(batch)?;
+            self.slots.begin(batch);
+        }
         let compute = Compute { isa: self.isa, team: &self.team };
-        self.decoder.forward(compute, cache, &mut self.scratch, batch, logits);
+        self.decoder.forward(compute, caches, &mut self.scratch, batch, logits);
+        if recurrent {
+            self.slots.end(batch);
+        }
         Ok(())
     }
 }
@@ -216,6 +243,11 @@ fn open_directory(path: &Path) -> Result<Files, ModelError> {
     })
 }
 
+/// The layer that a tensor of a GGUF file belongs to.
+fn gguf_layer(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
 fn open_gguf(path: &Path) -> Result<Files, ModelError> {
     let file = MappedFile::open(path)?;
     if !file.bytes().starts_with(gguf::MAGIC) {
@@ -228,7 +260,9 @@ fn open_gguf(path: &Path) -> Result<Files, ModelError> {
     let config = gguf::config(&parsed).map_err(fault)?;
     let tokenizer = TokenizerSource::Gguf(gguf::vocabulary(&parsed).map_err(fault)?);
     let chat_template = gguf::chat_template(&parsed).map_err(fault)?;
-    let tensors = parsed.tensors;
+    let mut tensors = parsed.tensors;
+    let left_out = config.num_layers..config.num_layers + config.mtp_layers;
+    tensors.retain(|tensor| gguf_layer(&tensor.name).is_none_or(|of| !left_out.contains(&of)));
     let mut weights = Weights::new(Naming::Gguf, false);
     weights.add(file, tensors)?;
     Ok(Files {

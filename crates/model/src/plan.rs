@@ -1,21 +1,21 @@
 //! From a model's tensors to its network, in two steps: first every tensor is found and its shape
 //! checked, then they are packed. A file with parts missing is refused before anything is allocated.
 
+mod mixer;
 mod packer;
 
-use std::{cell::Cell, ops::Range};
+use std::{cell::Cell, rc::Rc};
 
 use wharf_kernels::{quant::Quantization, team::Team};
 
+use mixer::MixerPlan;
 use packer::Packer;
 
 use crate::{
-    config::{
-        Bias, CodeLayout, Config, ExpertsConfig, Norms, QkNorm, StoredQuantization, TensorNames,
-    },
+    config::{Bias, CodeLayout, Config, ExpertsConfig, Norms, StoredQuantization, TensorNames},
     decoder::{Decoder, Embedding, Layer},
     error::ModelError,
-    matrix::{Fused, Matrix, Rows, StridedMatrix},
+    matrix::{ExpertMatrix, Fused, Matrix},
     model::LoadOptions,
     rope::{Rope, Scaling},
     weights::{Inventory, Lent, Naming, Part, Weights},
@@ -25,38 +25,16 @@ use crate::{
 struct LinearPlan<'w> {
     /// `[out, in]`
     weight: Matrix<'w>,
-    bias: Option<BiasPlan<'w>>,
-    /// Rows of a head, if its rows are interleaved (see [`source_row`]).
-    interleaved: Option<usize>,
-}
-
-/// Every so many of a vector's values.
-#[derive(Clone, Copy)]
-struct BiasPlan<'w> {
-    lent: Lent<'w>,
-    first: usize,
-    step: usize,
-}
-
-impl<'w> BiasPlan<'w> {
-    /// All of them.
-    fn whole(lent: Lent<'w>) -> Self {
-        Self { lent, first: 0, step: 1 }
-    }
-
-    fn decode(&self) -> Vec<f32> {
-        self.lent.decode().into_iter().skip(self.first).step_by(self.step).collect()
-    }
+    /// `[out]`
+    bias: Option<Lent<'w>>,
+    /// Which of their rows it is, in this order; `None`: all, as they come. (Shared by the experts of a
+    /// layer, of which there may be hundreds.)
+    rows: Option<Rc<[usize]>>,
 }
 
 struct LayerPlan<'w> {
     attention_norm: Option<Lent<'w>>,
-    query: LinearPlan<'w>,
-    key: LinearPlan<'w>,
-    value: LinearPlan<'w>,
-    query_key_norms: Option<(Lent<'w>, Lent<'w>)>,
-    attention_output: LinearPlan<'w>,
-    sinks: Option<Lent<'w>>,
+    mixer: MixerPlan<'w>,
     post_attention_norm: Option<Lent<'w>>,
     feed_forward_norm: Option<Lent<'w>>,
     feed_forward: FeedForwardPlan<'w>,
@@ -65,13 +43,26 @@ struct LayerPlan<'w> {
 
 enum FeedForwardPlan<'w> {
     Gated(Box<GatedPlan<'w>>),
-    Experts { router: Box<LinearPlan<'w>>, experts: Vec<GatedPlan<'w>>, of: ExpertsConfig },
+    Experts(Box<ExpertsPlan<'w>>),
 }
 
 struct GatedPlan<'w> {
     gate: LinearPlan<'w>,
     up: LinearPlan<'w>,
     down: LinearPlan<'w>,
+}
+
+struct ExpertsPlan<'w> {
+    router: LinearPlan<'w>,
+    experts: Vec<GatedPlan<'w>>,
+    shared: Option<SharedExpertPlan<'w>>,
+    of: ExpertsConfig,
+}
+
+/// The expert that all tokens go through, and its gate.
+struct SharedExpertPlan<'w> {
+    expert: GatedPlan<'w>,
+    gate: LinearPlan<'w>,
 }
 
 /// Every tensor of a network, found and checked.
@@ -105,7 +96,8 @@ pub(crate) fn build(
         .collect::<Result<_, _>>()
         .map_err(|fault| inventory.fault(&fault.field.clone(), fault.reason))?;
     // What GGUF's converter adds itself.
-    let stored_less_1 = config.architecture.traits().gemma && inventory.naming() != Naming::Gguf;
+    let stored_less_1 =
+        config.architecture.traits().norms_less_1 && inventory.naming() != Naming::Gguf;
     let norm_offset = if stored_less_1 { 1.0 } else { 0.0 };
     let packer = Packer {
         inventory: &inventory,
@@ -211,66 +203,29 @@ impl<'w> LayerPlan<'w> {
         inventory: &mut Inventory<'w>,
     ) -> Result<Self, ModelError> {
         let hidden = config.hidden_size;
-        let (heads, kv_heads) =
-            (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let interleaved = (inventory.naming() == Naming::Gguf
-            && config.architecture.traits().interleaved_in_gguf)
-            .then_some(config.head_dim);
-        let mut linear = |part, shape, bias, interleaved| {
-            LinearPlan::new(inventory, part, layer, shape, bias, interleaved)
-        };
-        let fused = config.architecture.traits().fused;
-        let [query, key, value] = if fused {
-            let all =
-                linear(Part::QueryKeyValue, [heads + 2 * kv_heads, hidden], Bias::Absent, None)?;
-            let (keys, values) = (heads + kv_heads, heads + 2 * kv_heads);
-            [0..heads, heads..keys, keys..values].map(|rows| all.slice(rows))
-        } else {
-            [
-                linear(Part::Query, [heads, hidden], config.qkv_bias, interleaved)?,
-                linear(Part::Key, [kv_heads, hidden], config.qkv_bias, interleaved)?,
-                linear(Part::Value, [kv_heads, hidden], config.qkv_bias, None)?,
-            ]
-        };
-        let attention_output = linear(Part::AttentionOutput, [hidden, heads], config.o_bias, None)?;
         let traits = config.architecture.traits();
-        let sinks = traits.sinks.then(|| {
-            let kind = if inventory.naming() == Naming::Gguf { "weight" } else { "sinks" };
-            inventory.vector(Part::Sinks, layer, kind, &[config.num_heads])
-        });
+        let mixer = MixerPlan::new(config, layer, inventory)?;
         let feed_forward = match config.experts {
-            Some(of) if traits.names == TensorNames::GptOss => {
-                FeedForwardPlan::biased_experts(config, of, layer, inventory)?
+            Some(of) => {
+                FeedForwardPlan::Experts(Box::new(ExpertsPlan::new(config, of, layer, inventory)?))
             }
-            Some(of) => FeedForwardPlan::experts(config, of, layer, inventory)?,
             None => FeedForwardPlan::Gated(Box::new(GatedPlan::new(config, layer, inventory)?)),
         };
-        let query_key_norms = match config.qk_norm {
-            QkNorm::None => None,
-            QkNorm::Heads => Some((config.head_dim, config.head_dim)),
-            QkNorm::Row => Some((heads, kv_heads)),
-        };
-        let query_key_norms = query_key_norms.map(|(query, key)| {
-            let query = inventory.weight(Part::QueryNorm, layer, &[query])?;
-            Ok((query, inventory.weight(Part::KeyNorm, layer, &[key])?))
-        });
         let mut norm = |there: bool, part| -> Result<_, ModelError> {
             there.then(|| inventory.weight(part, layer, &[hidden])).transpose()
         };
         let (before, after) = (config.norms != Norms::After, config.norms != Norms::Before);
         let feed_forward_norm = match config.norms {
             Norms::Both => Part::PreFeedForwardNorm,
-            Norms::Before if traits.names == TensorNames::GptOss => Part::PostAttentionNorm,
+            // llama.cpp calls it by what comes before it in these.
+            Norms::Before if traits.names == TensorNames::GptOss || traits.hybrid.is_some() => {
+                Part::PostAttentionNorm
+            }
             Norms::Before | Norms::After => Part::FeedForwardNorm,
         };
         Ok(Self {
             attention_norm: norm(before, Part::AttentionNorm)?,
-            query,
-            key,
-            value,
-            query_key_norms: query_key_norms.transpose()?,
-            attention_output,
-            sinks: sinks.transpose()?,
+            mixer,
             post_attention_norm: norm(after, Part::PostAttentionNorm)?,
             feed_forward_norm: norm(before, feed_forward_norm)?,
             feed_forward,
@@ -290,7 +245,7 @@ impl<'w> GatedPlan<'w> {
             |part, shape, bias| LinearPlan::new(inventory, part, layer, shape, bias, None);
         let [gate, up] = if config.architecture.traits().fused {
             let both = linear(Part::GateUp, [2 * wide, hidden], Bias::Absent)?;
-            [0..wide, wide..2 * wide].map(|rows| both.slice(rows))
+            [0..wide, wide..2 * wide].map(|rows| both.choose(rows))
         } else {
             [
                 linear(Part::Gate, [wide, hidden], config.mlp_bias)?,
@@ -302,82 +257,56 @@ impl<'w> GatedPlan<'w> {
     }
 }
 
-impl<'w> GatedPlan<'w> {
-    /// All of a layer, gates and ups in alternate rows.
-    fn fused_experts(
-        config: &Config,
-        of: ExpertsConfig,
-        layer: usize,
-        inventory: &mut Inventory<'w>,
-    ) -> Result<Vec<Self>, ModelError> {
-        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
-        let both = Fused::find(inventory, layer, "gate_up_proj", [all, 2 * wide, hidden])?;
-        let down = Fused::find(inventory, layer, "down_proj", [all, hidden, wide])?;
-        let mut bias = |name, len| inventory.vector(Part::FusedExperts, layer, name, &[all, len]);
-        let both_bias = bias("gate_up_proj_bias", 2 * wide)?;
-        let down_bias = bias("down_proj_bias", hidden)?;
-        let linear = |fused, expert, rows: Rows, cols, bias: Lent<'w>| {
-            let all_rows = rows.count * rows.step;
-            let matrix = StridedMatrix { fused, expert, rows, all_rows, cols };
-            let lent = bias.slice(expert..expert + 1);
-            let bias = BiasPlan { lent, first: rows.first, step: rows.step };
-            LinearPlan { weight: Matrix::Strided(matrix), bias: Some(bias), interleaved: None }
-        };
-        let every = |first, step, count| Rows { first, step, count };
-        let expert = |expert| Self {
-            gate: linear(both, expert, every(0, 2, wide), hidden, both_bias),
-            up: linear(both, expert, every(1, 2, wide), hidden, both_bias),
-            down: linear(down, expert, every(0, 1, hidden), wide, down_bias),
-        };
-        Ok((0..all).map(expert).collect())
-    }
-
-    /// All of a layer in GGUF: gates, ups and downs each one tensor.
-    fn stacked_experts(
-        config: &Config,
-        of: ExpertsConfig,
-        layer: usize,
-        inventory: &mut Inventory<'w>,
-    ) -> Result<Vec<Self>, ModelError> {
-        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
-        let mut find = |part, rows: usize, cols| {
-            let weight = inventory.weight(part, layer, &[all, rows, cols])?;
-            Ok((weight, inventory.vector(part, layer, "bias", &[all, rows])?))
-        };
-        let gate = find(Part::ExpertGate(0), wide, hidden)?;
-        let up = find(Part::ExpertUp(0), wide, hidden)?;
-        let down = find(Part::ExpertDown(0), hidden, wide)?;
-        let linear = |(weight, bias): (Lent<'w>, Lent<'w>), expert: usize, rows: usize| {
-            let weight = Matrix::Plain(weight.slice(expert * rows..(expert + 1) * rows));
-            let bias = Some(BiasPlan::whole(bias.slice(expert..expert + 1)));
-            LinearPlan { weight, bias, interleaved: None }
-        };
-        let expert = |expert| Self {
-            gate: linear(gate, expert, wide),
-            up: linear(up, expert, wide),
-            down: linear(down, expert, hidden),
-        };
-        Ok((0..all).map(expert).collect())
-    }
-}
-
-impl<'w> FeedForwardPlan<'w> {
-    /// A layer's router and experts. GGUF has all experts of a layer in one tensor.
-    fn experts(
+impl<'w> ExpertsPlan<'w> {
+    /// A layer's router and experts.
+    fn new(
         config: &Config,
         of: ExpertsConfig,
         layer: usize,
         inventory: &mut Inventory<'w>,
     ) -> Result<Self, ModelError> {
+        let hidden = config.hidden_size;
+        let names = config.architecture.traits().names;
+        let (router, bias) = match names {
+            TensorNames::Usual => (Part::Router, Bias::Absent),
+            TensorNames::Mixtral => (Part::MixtralRouter, Bias::Absent),
+            TensorNames::GptOss => (Part::BiasedRouter, Bias::Present),
+        };
+        let shape = [of.num_experts, hidden];
+        let router = LinearPlan::new(inventory, router, layer, shape, bias, None)?;
+        let experts = match (names, inventory.naming()) {
+            (TensorNames::GptOss, Naming::HuggingFace) => {
+                GatedPlan::alternate_experts(config, of, layer, inventory)?
+            }
+            (TensorNames::GptOss, Naming::Gguf) => {
+                GatedPlan::biased_experts(config, of, layer, inventory)?
+            }
+            _ => match GatedPlan::fused_experts(config, of, layer, inventory)? {
+                Some(experts) => experts,
+                None => GatedPlan::experts(config, of, layer, inventory)?,
+            },
+        };
+        let shared = of.shared_intermediate_size;
+        let shared = shared.map(|wide| SharedExpertPlan::new(layer, hidden, wide, inventory));
+        Ok(Self { router, experts, shared: shared.transpose()?, of })
+    }
+}
+
+impl<'w> GatedPlan<'w> {
+    /// All of a layer, each projection by itself. GGUF has those of all experts in one tensor.
+    fn experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Vec<Self>, ModelError> {
         let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
         let mixtral = config.architecture.traits().names == TensorNames::Mixtral;
-        let router = if mixtral { Part::MixtralRouter } else { Part::Router };
         let [gate, up, down]: [fn(usize) -> Part; 3] = if mixtral {
             [Part::MixtralGate, Part::MixtralUp, Part::MixtralDown]
         } else {
             [Part::ExpertGate, Part::ExpertUp, Part::ExpertDown]
         };
-        let router = LinearPlan::new(inventory, router, layer, [all, hidden], Bias::Absent, None)?;
         let mut linear = |part: fn(usize) -> Part, expert: usize, [rows, cols]: [usize; 2]| {
             let weight = match inventory.naming() {
                 Naming::HuggingFace => {
@@ -388,34 +317,126 @@ impl<'w> FeedForwardPlan<'w> {
                     Matrix::Plain(all.slice(expert * rows..(expert + 1) * rows))
                 }
             };
-            Ok(LinearPlan { weight, bias: None, interleaved: None })
+            Ok(LinearPlan { weight, bias: None, rows: None })
         };
         let experts = (0..all).map(|expert| {
-            Ok(GatedPlan {
+            Ok(Self {
                 gate: linear(gate, expert, [wide, hidden])?,
                 up: linear(up, expert, [wide, hidden])?,
                 down: linear(down, expert, [hidden, wide])?,
             })
         });
-        let experts = experts.collect::<Result<_, ModelError>>()?;
-        Ok(Self::Experts { router: Box::new(router), experts, of })
+        experts.collect()
     }
 
-    /// gpt-oss's.
+    /// All of a layer in two tensors, as Qwen3.5's files have them: of each expert the gate's rows, and
+    /// then the up's. `None`: they have tensors of their own.
+    fn fused_experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Option<Vec<Self>>, ModelError> {
+        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
+        let (part, shape) = (Part::FusedExperts, [all, 2 * wide, hidden]);
+        let Some(both) = inventory.tensor_if_there(part, layer, "gate_up_proj", &shape)? else {
+            return Ok(None);
+        };
+        let down = inventory.tensor(part, layer, "down_proj", &[all, hidden, wide])?;
+        let linear = |of: Lent<'w>, first: usize, rows: usize| {
+            let weight = Matrix::Plain(of.slice(first..first + rows));
+            LinearPlan { weight, bias: None, rows: None }
+        };
+        let expert = |expert: usize| Self {
+            gate: linear(both, 2 * expert * wide, wide),
+            up: linear(both, (2 * expert + 1) * wide, wide),
+            down: linear(down, expert * hidden, hidden),
+        };
+        Ok(Some((0..all).map(expert).collect()))
+    }
+
+    /// All of a layer as gpt-oss's files have them, with biases; gates and ups in alternate rows.
+    fn alternate_experts(
+        config: &Config,
+        of: ExpertsConfig,
+        layer: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Vec<Self>, ModelError> {
+        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
+        let both = Fused::find(inventory, layer, "gate_up_proj", [all, 2 * wide, hidden])?;
+        let down = Fused::find(inventory, layer, "down_proj", [all, hidden, wide])?;
+        let mut bias = |name, len| inventory.tensor(Part::FusedExperts, layer, name, &[all, len]);
+        let both_bias = bias("gate_up_proj_bias", 2 * wide)?;
+        let down_bias = bias("down_proj_bias", hidden)?;
+        let [gates, ups] =
+            [0, 1].map(|first| (0..wide).map(|row| 2 * row + first).collect::<Rc<[usize]>>());
+        let linear = |fused, expert, [rows, cols]: [usize; 2], bias: Lent<'w>, chosen| {
+            let weight = Matrix::Expert(ExpertMatrix { fused, expert, rows, cols });
+            LinearPlan { weight, bias: Some(bias.slice(expert..expert + 1)), rows: chosen }
+        };
+        let expert = |expert| Self {
+            gate: linear(both, expert, [2 * wide, hidden], both_bias, Some(Rc::clone(&gates))),
+            up: linear(both, expert, [2 * wide, hidden], both_bias, Some(Rc::clone(&ups))),
+            down: linear(down, expert, [hidden, wide], down_bias, None),
+        };
+        Ok((0..all).map(expert).collect())
+    }
+
+    /// All of a layer as gpt-oss's GGUF files have them, with biases: gates, ups and downs each one
+    /// tensor.
     fn biased_experts(
         config: &Config,
         of: ExpertsConfig,
         layer: usize,
         inventory: &mut Inventory<'w>,
-    ) -> Result<Self, ModelError> {
-        let shape = [of.num_experts, config.hidden_size];
-        let router =
-            LinearPlan::new(inventory, Part::BiasedRouter, layer, shape, Bias::Present, None)?;
-        let experts = match inventory.naming() {
-            Naming::HuggingFace => GatedPlan::fused_experts(config, of, layer, inventory)?,
-            Naming::Gguf => GatedPlan::stacked_experts(config, of, layer, inventory)?,
+    ) -> Result<Vec<Self>, ModelError> {
+        let (hidden, wide, all) = (config.hidden_size, config.intermediate_size, of.num_experts);
+        let mut find = |part, rows: usize, cols| {
+            let weight = inventory.weight(part, layer, &[all, rows, cols])?;
+            Ok((weight, inventory.tensor(part, layer, "bias", &[all, rows])?))
         };
-        Ok(Self::Experts { router: Box::new(router), experts, of })
+        let gate = find(Part::ExpertGate(0), wide, hidden)?;
+        let up = find(Part::ExpertUp(0), wide, hidden)?;
+        let down = find(Part::ExpertDown(0), hidden, wide)?;
+        let linear = |(weight, bias): (Lent<'w>, Lent<'w>), expert: usize, rows: usize| {
+            let weight = Matrix::Plain(weight.slice(expert * rows..(expert + 1) * rows));
+            LinearPlan { weight, bias: Some(bias.slice(expert..expert + 1)), rows: None }
+        };
+        let expert = |expert| Self {
+            gate: linear(gate, expert, wide),
+            up: linear(up, expert, wide),
+            down: linear(down, expert, hidden),
+        };
+        Ok((0..all).map(expert).collect())
+    }
+}
+
+impl<'w> SharedExpertPlan<'w> {
+    fn new(
+        layer: usize,
+        hidden: usize,
+        wide: usize,
+        inventory: &mut Inventory<'w>,
+    ) -> Result<Self, ModelError> {
+        let mut linear =
+            |part, shape| LinearPlan::new(inventory, part, layer, shape, Bias::Absent, None);
+        let expert = GatedPlan {
+            gate: linear(Part::SharedGate, [wide, hidden])?,
+            up: linear(Part::SharedUp, [wide, hidden])?,
+            down: linear(Part::SharedDown, [hidden, wide])?,
+        };
+        let part = Part::SharedExpertGate;
+        let gate = match inventory.naming() {
+            Naming::HuggingFace => {
+                LinearPlan::new(inventory, part, layer, [1, hidden], Bias::Absent, None)?
+            }
+            // A vector there.
+            Naming::Gguf => {
+                let weight = Matrix::Plain(inventory.weight(part, layer, &[hidden])?);
+                LinearPlan { weight, bias: None, rows: None }
+            }
+        };
+        Ok(Self { expert, gate })
     }
 }
 
@@ -426,7 +447,7 @@ impl<'w> LinearPlan<'w> {
         layer: usize,
         shape: [usize; 2],
         bias: Bias,
-        interleaved: Option<usize>,
+        rows: Option<Rc<[usize]>>,
     ) -> Result<Self, ModelError> {
         let weight = Matrix::required(inventory, part, layer, shape)?;
         let bias = match bias {
@@ -441,12 +462,16 @@ impl<'w> LinearPlan<'w> {
                 None => return Err(inventory.missing(part, layer, "bias")),
             },
         };
-        Ok(Self { weight, bias: bias.map(BiasPlan::whole), interleaved })
+        Ok(Self { weight, bias, rows })
     }
 
-    /// Rows `rows` of a layer without bias.
-    fn slice(&self, rows: Range<usize>) -> Self {
-        Self { weight: self.weight.slice(rows), bias: None, interleaved: None }
+    /// Some rows of a layer of all, in this order.
+    fn choose(&self, rows: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            weight: self.weight.clone(),
+            bias: self.bias,
+            rows: Some(rows.into_iter().collect()),
+        }
     }
 }
 
@@ -467,35 +492,5 @@ fn pass_over_zeros(
             Err(inventory.fault(&bias.info.name, "is a bias that this architecture does not have"))
         }
         _ => Ok(()),
-    }
-}
-
-/// Where row `row` of a projection lies in a file that interleaves the halves of its heads.
-///
-/// GGUF files of llama have queries and keys permuted for rotation of neighbouring pairs: within a head
-/// of `dim` rows, row `2 j + p` there is row `p dim / 2 + j` of the original, which rotates halves.
-fn source_row(row: usize, dim: usize) -> usize {
-    let (head, within) = (row / dim, row % dim);
-    let half = dim / 2;
-    head * dim + 2 * (within % half) + within / half
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interleaved_rows_are_found_again() {
-        let (heads, dim) = (3, 8);
-        // What the converter does: [heads, 2, dim / 2] becomes [heads, dim / 2, 2].
-        let mut file = vec![0; heads * dim];
-        for (row, head) in (0..heads).flat_map(|head| (0..dim).map(move |i| (head * dim + i, head)))
-        {
-            let (half, j) = ((row % dim) / (dim / 2), row % (dim / 2));
-            file[head * dim + 2 * j + half] = row;
-        }
-        for row in 0..heads * dim {
-            assert_eq!(file[source_row(row, dim)], row);
-        }
     }
 }

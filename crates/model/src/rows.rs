@@ -41,6 +41,13 @@ pub(crate) fn gate_mul(
     });
 }
 
+/// `x *= sigmoid(gate)`, `[rows, width]`.
+pub(crate) fn sigmoid_mul(compute: Compute<'_>, width: usize, x: &mut [f32], gate: &[f32]) {
+    in_tasks(compute, width, x, |first, x| {
+        activation::sigmoid_mul(compute.isa, x, &gate[first * width..][..x.len()]);
+    });
+}
+
 /// `x[r] = softmax(x[r])`, `[rows, width]`.
 pub(crate) fn softmax(compute: Compute<'_>, width: usize, x: &mut [f32]) {
     in_tasks(compute, width, x, |_, x| softmax::softmax(compute.isa, x, width));
@@ -119,7 +126,7 @@ pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// Calls `operator(first_row, rows)` on runs of whole rows that make up `x`, `[rows, width]`.
-fn in_tasks(
+pub(crate) fn in_tasks(
     compute: Compute<'_>,
     width: usize,
     x: &mut [f32],

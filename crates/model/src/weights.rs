@@ -50,14 +50,38 @@ pub(crate) enum Part {
     ExpertGate(usize),
     ExpertUp(usize),
     ExpertDown(usize),
+    /// Of a gated delta net: queries, keys and values, one after the other.
+    LinearQueryKeyValue,
+    /// What its output is gated by.
+    LinearGate,
+    LinearAlpha,
+    /// Added to alpha, for each head of values, and what the result is multiplied by. Of kinds of their
+    /// own: "dt_bias" and "A_log".
+    LinearAlphaBias,
+    LinearRate,
+    LinearBeta,
+    LinearConv,
+    LinearNorm,
+    LinearOutput,
+    /// Queries, keys, values and gate, by key heads, and beta and alpha.
+    LinearFused,
+    LinearBetaAlpha,
+    /// Of the expert that all tokens go through.
+    SharedGate,
+    SharedUp,
+    SharedDown,
+    /// What its output is multiplied by.
+    SharedExpertGate,
     /// The same under Mixtral's names.
     MixtralRouter,
     MixtralGate(usize),
     MixtralUp(usize),
     MixtralDown(usize),
-    /// gpt-oss's router, its experts (several tensors), and the sinks of its attention.
-    BiasedRouter,
+    /// All experts of a layer, of kinds of their own ("gate_up_proj", "down_proj", and what goes with
+    /// them): gpt-oss's and Qwen3.5's.
     FusedExperts,
+    /// gpt-oss's router, and the sinks of its attention.
+    BiasedRouter,
     Sinks,
 }
 
@@ -110,6 +134,20 @@ impl Naming {
             (Self::HuggingFace, Part::ExpertGate(_)) => "mlp.experts.{}.gate_proj",
             (Self::HuggingFace, Part::ExpertUp(_)) => "mlp.experts.{}.up_proj",
             (Self::HuggingFace, Part::ExpertDown(_)) => "mlp.experts.{}.down_proj",
+            (Self::HuggingFace, Part::LinearQueryKeyValue) => "linear_attn.in_proj_qkv",
+            (Self::HuggingFace, Part::LinearGate) => "linear_attn.in_proj_z",
+            (Self::HuggingFace, Part::LinearAlpha) => "linear_attn.in_proj_a",
+            (Self::HuggingFace, Part::LinearAlphaBias | Part::LinearRate) => "linear_attn",
+            (Self::HuggingFace, Part::LinearBeta) => "linear_attn.in_proj_b",
+            (Self::HuggingFace, Part::LinearConv) => "linear_attn.conv1d",
+            (Self::HuggingFace, Part::LinearNorm) => "linear_attn.norm",
+            (Self::HuggingFace, Part::LinearOutput) => "linear_attn.out_proj",
+            (Self::HuggingFace, Part::LinearFused) => "linear_attn.in_proj_qkvz",
+            (Self::HuggingFace, Part::LinearBetaAlpha) => "linear_attn.in_proj_ba",
+            (Self::HuggingFace, Part::SharedGate) => "mlp.shared_expert.gate_proj",
+            (Self::HuggingFace, Part::SharedUp) => "mlp.shared_expert.up_proj",
+            (Self::HuggingFace, Part::SharedDown) => "mlp.shared_expert.down_proj",
+            (Self::HuggingFace, Part::SharedExpertGate) => "mlp.shared_expert_gate",
             (Self::HuggingFace, Part::MixtralRouter) => "block_sparse_moe.gate",
             (Self::HuggingFace, Part::MixtralGate(_)) => "block_sparse_moe.experts.{}.w1",
             (Self::HuggingFace, Part::MixtralUp(_)) => "block_sparse_moe.experts.{}.w3",
@@ -137,6 +175,22 @@ impl Naming {
             (Self::Gguf, Part::Router | Part::MixtralRouter | Part::BiasedRouter) => "ffn_gate_inp",
             (Self::Gguf, Part::FusedExperts) => "ffn_exps",
             (Self::Gguf, Part::Sinks) => "attn_sinks",
+            (Self::Gguf, Part::LinearQueryKeyValue) => "attn_qkv",
+            (Self::Gguf, Part::LinearGate) => "attn_gate",
+            (Self::Gguf, Part::LinearAlpha) => "ssm_alpha",
+            (Self::Gguf, Part::LinearAlphaBias) => "ssm_dt",
+            (Self::Gguf, Part::LinearRate) => "ssm_a",
+            (Self::Gguf, Part::LinearBeta) => "ssm_beta",
+            (Self::Gguf, Part::LinearConv) => "ssm_conv1d",
+            (Self::Gguf, Part::LinearNorm) => "ssm_norm",
+            (Self::Gguf, Part::LinearOutput) => "ssm_out",
+            // Apart in these files.
+            (Self::Gguf, Part::LinearFused) => "attn_qkv",
+            (Self::Gguf, Part::LinearBetaAlpha) => "ssm_ba",
+            (Self::Gguf, Part::SharedGate) => "ffn_gate_shexp",
+            (Self::Gguf, Part::SharedUp) => "ffn_up_shexp",
+            (Self::Gguf, Part::SharedDown) => "ffn_down_shexp",
+            (Self::Gguf, Part::SharedExpertGate) => "ffn_gate_inp_shexp",
             // All experts are one tensor.
             (Self::Gguf, Part::ExpertGate(_) | Part::MixtralGate(_)) => "ffn_gate_exps",
             (Self::Gguf, Part::ExpertUp(_) | Part::MixtralUp(_)) => "ffn_up_exps",
@@ -149,6 +203,8 @@ impl Naming {
         match (self, part) {
             (_, Part::Embedding | Part::FinalNorm | Part::Output) => format!("{name}.{kind}"),
             (Self::HuggingFace, _) => format!("model.layers.{layer}.{name}.{kind}"),
+            // The only one without a kind.
+            (Self::Gguf, Part::LinearRate) => format!("blk.{layer}.{name}"),
             (Self::Gguf, _) => format!("blk.{layer}.{name}.{kind}"),
         }
     }
@@ -172,11 +228,18 @@ impl Weights {
     /// What a tensor of the files is called here: of a model that sees images too, those of the text
     /// model are under the names that a text model has, and the others are left out (`None`).
     pub(crate) fn own_name(&self, name: &str) -> Option<String> {
+        // Qwen's layers that guess several tokens at once, which transformers leaves out too.
+        if name.starts_with("mtp.") {
+            return None;
+        }
         if !self.multimodal {
             return Some(name.to_owned());
         }
         let name = name.strip_prefix("model.").unwrap_or(name);
-        if name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.") {
+        if ["vision_tower.", "multi_modal_projector.", "visual."]
+            .iter()
+            .any(|p| name.starts_with(p))
+        {
             return None;
         }
         // "language_model.model.norm" in published files, "model.language_model.norm" in new ones.
@@ -254,6 +317,12 @@ impl Lent<'_> {
         let row_bytes = self.bytes.len() / self.rows.max(1);
         let bytes = &self.bytes[rows.start * row_bytes..rows.end * row_bytes];
         Self { start: self.start + rows.start * row_bytes, bytes, rows: rows.len(), ..self }
+    }
+
+    /// The bytes of some of its rows, in this order.
+    pub(crate) fn gather(&self, rows: &[usize]) -> Vec<u8> {
+        let row_bytes = self.bytes.len() / self.rows.max(1);
+        rows.iter().flat_map(|row| &self.bytes[row * row_bytes..][..row_bytes]).copied().collect()
     }
 
     /// Its weights as f32 (norms and biases: a few thousand of them).
@@ -356,6 +425,31 @@ impl<'w> Inventory<'w> {
         Err(self.fault(&lent.info.name, reason))
     }
 
+    /// A part's tensor of this kind and shape, `None` if it is not there.
+    pub(crate) fn tensor_if_there(
+        &mut self,
+        part: Part,
+        layer: usize,
+        kind: &str,
+        shape: &[usize],
+    ) -> Result<Option<Lent<'w>>, ModelError> {
+        self.raw(part, layer, kind).map(|raw| self.shaped(raw, shape)).transpose()
+    }
+
+    /// As [`Inventory::tensor_if_there`], of one that must be there.
+    pub(crate) fn tensor(
+        &mut self,
+        part: Part,
+        layer: usize,
+        kind: &str,
+        shape: &[usize],
+    ) -> Result<Lent<'w>, ModelError> {
+        match self.tensor_if_there(part, layer, kind, shape)? {
+            Some(lent) => Ok(lent),
+            None => Err(self.missing(part, layer, kind)),
+        }
+    }
+
     /// A part's weight, `[rows, cols]` or `[len]`, which must be there.
     pub(crate) fn weight(
         &mut self,
@@ -363,10 +457,7 @@ impl<'w> Inventory<'w> {
         layer: usize,
         shape: &[usize],
     ) -> Result<Lent<'w>, ModelError> {
-        match self.raw(part, layer, "weight") {
-            Some(raw) => self.shaped(raw, shape),
-            None => Err(self.missing(part, layer, "weight")),
-        }
+        self.tensor(part, layer, "weight", shape)
     }
 
     /// As [`Inventory::weight`], `None` if it is not there.
@@ -376,7 +467,7 @@ impl<'w> Inventory<'w> {
         layer: usize,
         shape: &[usize],
     ) -> Result<Option<Lent<'w>>, ModelError> {
-        self.raw(part, layer, "weight").map(|raw| self.shaped(raw, shape)).transpose()
+        self.tensor_if_there(part, layer, "weight", shape)
     }
 
     /// A part's bias, `[len]`, if it has one.
@@ -386,21 +477,7 @@ impl<'w> Inventory<'w> {
         layer: usize,
         len: usize,
     ) -> Result<Option<Lent<'w>>, ModelError> {
-        self.raw(part, layer, "bias").map(|raw| self.shaped(raw, &[len])).transpose()
-    }
-
-    /// A vector of that kind, `[len]`, or each expert's, `[experts, len]`, which must be there.
-    pub(crate) fn vector(
-        &mut self,
-        part: Part,
-        layer: usize,
-        kind: &str,
-        shape: &[usize],
-    ) -> Result<Lent<'w>, ModelError> {
-        match self.raw(part, layer, kind) {
-            Some(raw) => self.shaped(raw, shape),
-            None => Err(self.missing(part, layer, kind)),
-        }
+        self.tensor_if_there(part, layer, "bias", &[len])
     }
 
     /// The frequency divisors, `[rotary_dim / 2]`, that GGUF keeps as a tensor of this name.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wharf_model::{
-    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, Quantization,
+    Batch, BatchSequence, Isa, KvFormat, LoadOptions, Model, ModelError, Quantization, StateSlots,
     TokenizerSource,
 };
 
@@ -307,7 +307,8 @@ fn logits(name: &str, quantization: Option<Quantization>) -> (Vec<f32>, usize) {
     let options = LoadOptions { quantization, ..LoadOptions::exact(Isa::detect(), threads) };
     let mut model = Model::load(&golden(name), &options).unwrap();
     model.allocate_kv(1, KvFormat::F32);
-    let sequence = BatchSequence { first_row: 0, num_rows: 9, start: 0, block_table: vec![0] };
+    let (block_table, state) = (vec![0], None);
+    let sequence = BatchSequence { first_row: 0, num_rows: 9, start: 0, block_table, state };
     let batch =
         Batch { tokens: (40..49).collect(), sequences: vec![sequence], logits_rows: vec![8] };
     let mut logits = Vec::new();
@@ -367,6 +368,7 @@ fn a_step_that_makes_no_sense_is_an_error() {
             num_rows: 1,
             start,
             block_table: vec![block],
+            state: None,
         }],
         logits_rows: vec![0],
     };
@@ -427,11 +429,12 @@ proptest! {
         let path = dir.path().join("model.gguf");
         fs::write(&path, file).unwrap();
         if let Ok(mut model) = load(&path) {
-            model.allocate_kv(1, KvFormat::F32);
+            model.allocate(1, KvFormat::F32, 1);
             let batch = Batch {
                 tokens: vec![0, 1],
                 sequences: vec![BatchSequence {
                     first_row: 0, num_rows: 2, start: 0, block_table: vec![0],
+                    state: Some(StateSlots { slot: 0, restore: None, save: None }),
                 }],
                 logits_rows: vec![1],
             };

@@ -16,7 +16,9 @@ use std::{
 };
 
 use serde::Deserialize;
-use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, Level, LoadOptions, Model};
+use wharf_model::{
+    BLOCK_TOKENS, Batch, BatchSequence, Isa, KvFormat, Level, LoadOptions, Model, StateSlots,
+};
 
 /// Largest |logit difference| to transformers.
 const TOLERANCE: f32 = 1e-3;
@@ -76,6 +78,8 @@ struct Sequence<'a> {
     /// Tokens whose keys and values are in the cache.
     cached: usize,
     block_table: Vec<u32>,
+    /// Where the state is of models that have one.
+    slot: u32,
     /// `[prompt.logits.len()][vocab_size]`
     logits: Vec<Vec<f32>>,
 }
@@ -123,7 +127,7 @@ struct Trace {
 fn every_golden_checkpoint_agrees_with_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let goldens = golden_folders(&folder).expect("tests/golden can be read");
-    assert!(goldens.len() >= 61, "only {} checkpoints in {}", goldens.len(), folder.display());
+    assert!(goldens.len() >= 68, "only {} checkpoints in {}", goldens.len(), folder.display());
 
     let mut failures = Vec::new();
     let mut largest: BTreeMap<String, f32> = BTreeMap::new();
@@ -227,7 +231,7 @@ fn start<'a>(model: &mut Model, prompts: &'a [Prompt], way: &Way) -> Vec<Sequenc
     let blocks = |prompt: &Prompt| (prompt.ids.len() + prompt.greedy.len()).div_ceil(BLOCK_TOKENS);
     let most = prompts.iter().map(blocks).max().unwrap_or(0);
     let total = most * prompts.len();
-    model.allocate_kv(total, KvFormat::F32);
+    model.allocate(total, KvFormat::F32, prompts.len());
     let place = |index: usize, block: usize| total - 1 - (block * prompts.len() + index);
     prompts
         .iter()
@@ -238,6 +242,7 @@ fn start<'a>(model: &mut Model, prompts: &'a [Prompt], way: &Way) -> Vec<Sequenc
             tokens: prompt.ids.clone(),
             cached: 0,
             block_table: (0..blocks(prompt)).map(|block| place(index, block) as u32).collect(),
+            slot: (prompts.len() - 1 - index) as u32,
             logits: Vec::new(),
         })
         .collect()
@@ -265,7 +270,8 @@ fn decode(model: &mut Model, sequences: &mut [Sequence<'_>]) -> Outcome<()> {
                 wanted.push((index, position));
             }
             let block_table = sequence.block_table.clone();
-            batch.sequences.push(BatchSequence { first_row, num_rows, start, block_table });
+            let state = Some(StateSlots { slot: sequence.slot, restore: None, save: None });
+            batch.sequences.push(BatchSequence { first_row, num_rows, start, block_table, state });
         }
         model.forward(&batch, &mut logits)?;
         assert_eq!(logits.len(), wanted.len() * vocab_size);

@@ -159,7 +159,13 @@ fn step(
         batch.tokens.extend(&texts[text][start..start + num_rows]);
         owners.extend(std::iter::repeat_n(text, num_rows));
         let block_table = tables[text].clone();
-        batch.sequences.push(BatchSequence { first_row, num_rows, start, block_table });
+        batch.sequences.push(BatchSequence {
+            first_row,
+            num_rows,
+            start,
+            block_table,
+            state: None,
+        });
     }
     batch.logits_rows = (0..batch.tokens.len()).collect();
     let mut logits = Vec::new();

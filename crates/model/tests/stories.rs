@@ -195,7 +195,8 @@ fn all_logprobs(model: &mut Model, case: &Case) -> Outcome<Vec<Vec<f32>>> {
     let blocks = rows.div_ceil(BLOCK_TOKENS);
     model.allocate_kv(blocks, KvFormat::F32);
     let block_table = (0..blocks).map(u32::try_from).collect::<Result<_, _>>()?;
-    let sequences = vec![BatchSequence { first_row: 0, num_rows: rows, start: 0, block_table }];
+    let sequences =
+        vec![BatchSequence { first_row: 0, num_rows: rows, start: 0, block_table, state: None }];
     let mut logits = Vec::new();
     model.forward(&Batch { tokens, sequences, logits_rows: (0..rows).collect() }, &mut logits)?;
     Ok(logits.chunks_exact(vocab_size).map(log_softmax).collect())

@@ -159,8 +159,8 @@ pub(crate) struct EngineOptions {
     /// requests with a `priority` other than 0.
     #[arg(long, value_name = "POLICY", default_value = "fcfs")]
     pub(crate) scheduling_policy: SchedulingPolicy,
-    /// Memory for keys and values, such as 2G [default: enough for all answers at full length, but
-    /// at most a quarter of the free memory].
+    /// Memory for keys and values, and for recurrent states, such as 2G [default: enough for all
+    /// answers at full length, but at most a quarter of the free memory].
     #[arg(long, value_name = "BYTES")]
     pub(crate) kv_cache_memory: Option<ByteSize>,
     /// The same as a number of blocks of 16 tokens.
@@ -172,7 +172,8 @@ pub(crate) struct EngineOptions {
     #[arg(value_name = "BOOL")]
     pub(crate) no_prefix_caching: bool,
     /// How to guess what answers go on with. Guessed tokens are computed beside the next one, where
-    /// that is likely to save time. Answers are the same with it and without.
+    /// that is likely to save time. Answers are the same with it and without. Models with recurrent
+    /// layers guess nothing.
     #[arg(long, value_name = "METHOD", default_value = "auto")]
     pub(crate) speculative_method: SpeculativeMethod,
     /// A smaller model of the same vocabulary that guesses for this one; given as --model is. Its

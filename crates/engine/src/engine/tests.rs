@@ -4,6 +4,7 @@ mod constrained;
 mod draft;
 mod pressure;
 mod priority;
+mod recurrent;
 mod speculation;
 mod thread;
 mod workload;
@@ -29,6 +30,7 @@ fn config() -> EngineConfig {
         max_model_len: 160,
         num_blocks: 64,
         prefix_caching: true,
+        num_state_snapshots: None,
         num_speculative_tokens: 0,
         ngram_lookup: true,
         eos_token_ids: vec![EOS],

@@ -56,7 +56,8 @@ impl Scheduler {
             return false;
         }
         let free = given_back.iter().filter(|&(&id, &count)| self.cache.references(id) == count);
-        let cached = self.cached_prefix(rank);
+        let found = self.cached_prefix(rank);
+        let cached = &found[..self.usable(&found)];
         // Those that would be free anyway are counted already.
         let shared = cached
             .iter()

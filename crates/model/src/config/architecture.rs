@@ -34,6 +34,12 @@ pub enum Architecture {
     /// gpt-oss: a mixture of experts with biases everywhere, a clamped SwiGLU, every other layer a
     /// window, and a learnt sink for each head's attention.
     GptOss,
+    /// Qwen3.5's text model: gated delta nets in three layers of four, gated attention in the fourth.
+    Qwen35,
+    /// The same with a mixture of experts.
+    Qwen35Moe,
+    /// Qwen3-Next: the same before, with projections fused by key heads.
+    Qwen3Next,
 }
 
 /// What an architecture's name says.
@@ -66,9 +72,13 @@ pub(crate) struct Traits {
     pub(crate) partial_rotary: bool,
     /// What gates are put through.
     pub(crate) activation: Activation,
-    /// Whether this is a Gemma: its files store norms less 1 (but for GGUF), embeddings are multiplied
-    /// by the root of their width, and scores by that of `query_pre_attn_scalar`, inverse.
+    /// Whether this is a Gemma: embeddings are multiplied by the root of their width, and scores by that
+    /// of `query_pre_attn_scalar`, inverse.
     pub(crate) gemma: bool,
+    /// Whether Hugging Face's files store norms less 1.
+    pub(crate) norms_less_1: bool,
+    /// Linear attention in some layers, and a gate after attention in the others.
+    pub(crate) hybrid: Option<HybridTraits>,
     /// Whether `attn_logit_softcapping` is honoured.
     pub(crate) capped_scores: bool,
     /// Whether layers with a window have a rotation of their own. (The only such model states the
@@ -86,6 +96,16 @@ pub(crate) struct Traits {
     pub(crate) defaults: Defaults,
 }
 
+/// What an architecture's name says of its layers of linear attention.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HybridTraits {
+    /// Every so many layers one has attention, where no list says which.
+    pub(crate) full_attention_interval: usize,
+    /// Whether queries, keys, values and gates are one tensor in the file, and alpha and beta another,
+    /// all by key heads. (GGUF's have the former apart, and value heads in Hugging Face's order.)
+    pub(crate) fused: bool,
+}
+
 /// What an architecture's name says of its experts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ExpertTraits {
@@ -94,9 +114,10 @@ pub(crate) struct ExpertTraits {
     /// Defaults of `num_experts` (or `num_local_experts`) and `num_experts_per_tok`.
     pub(crate) num_experts: usize,
     pub(crate) num_experts_per_tok: usize,
-    /// Whether the weights of a token's experts add up to 1. `None`: `norm_topk_prob` says, and if it
-    /// does not, they don't.
-    pub(crate) norm_topk_prob: Option<bool>,
+    /// Whether the weights of a token's experts add up to 1.
+    pub(crate) norm_topk_prob: NormTopkProb,
+    /// Default of `shared_expert_intermediate_size`. `None`: there is no shared expert.
+    pub(crate) shared_intermediate_size: Option<usize>,
 }
 
 /// What tensors are called where architectures differ.
@@ -111,6 +132,15 @@ pub(crate) enum TensorNames {
     GptOss,
 }
 
+/// Whether the weights of a token's experts add up to 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NormTopkProb {
+    /// They do.
+    Always,
+    /// The field `norm_topk_prob` says, or else this does.
+    Field(bool),
+}
+
 /// What a field missing in config.json is: the default of the class in transformers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Defaults {
@@ -122,6 +152,8 @@ pub(crate) struct Defaults {
     pub(crate) num_key_value_heads: Option<usize>,
     /// `None`: the heads' share of the hidden size.
     pub(crate) head_dim: Option<usize>,
+    /// Share of a head that is rotated.
+    pub(crate) partial_rotary_factor: f64,
     pub(crate) rms_norm_eps: f64,
     pub(crate) rope_theta: f64,
     /// Unlike the others this one is a field of some classes only.
@@ -199,6 +231,8 @@ const LLAMA: Traits = Traits {
     partial_rotary: false,
     activation: Activation::Silu,
     gemma: false,
+    norms_less_1: false,
+    hybrid: None,
     capped_scores: false,
     local_rope: false,
     experts: None,
@@ -211,6 +245,7 @@ const LLAMA: Traits = Traits {
         max_position_embeddings: None,
         num_key_value_heads: None,
         head_dim: None,
+        partial_rotary_factor: 1.0,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         original_max_position_embeddings: None,
@@ -238,6 +273,28 @@ const QWEN3: Traits = Traits {
     ..LLAMA
 };
 
+const QWEN35: Traits = Traits {
+    name: "Qwen3_5ForCausalLM",
+    model_type: "qwen3_5_text",
+    gguf: Some("qwen35"),
+    interleaved_in_gguf: false,
+    optional_mlp_bias: false,
+    qk_norm: QkNorm::Heads,
+    norms_less_1: true,
+    partial_rotary: true,
+    hybrid: Some(HybridTraits { full_attention_interval: 4, fused: false }),
+    defaults: Defaults {
+        num_attention_heads: Some(16),
+        vocab_size: Some(248_320),
+        max_position_embeddings: Some(32_768),
+        num_key_value_heads: Some(4),
+        head_dim: Some(256),
+        partial_rotary_factor: 0.25,
+        ..LLAMA.defaults
+    },
+    ..LLAMA
+};
+
 const GEMMA2: Traits = Traits {
     name: "Gemma2ForCausalLM",
     model_type: "gemma2",
@@ -247,6 +304,7 @@ const GEMMA2: Traits = Traits {
     norms: Norms::Both,
     activation: Activation::GeluTanh,
     gemma: true,
+    norms_less_1: true,
     capped_scores: true,
     windows: Windows::AllBut(2),
     defaults: Defaults {
@@ -263,7 +321,7 @@ const GEMMA2: Traits = Traits {
 
 impl Architecture {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Llama,
         Self::Mistral,
         Self::Qwen2,
@@ -277,6 +335,9 @@ impl Architecture {
         Self::Qwen3Moe,
         Self::Mixtral,
         Self::GptOss,
+        Self::Qwen35,
+        Self::Qwen35Moe,
+        Self::Qwen3Next,
     ];
 
     /// Hugging Face's name.
@@ -395,7 +456,8 @@ impl Architecture {
                     intermediate_size: "moe_intermediate_size",
                     num_experts: 128,
                     num_experts_per_tok: 8,
-                    norm_topk_prob: None,
+                    norm_topk_prob: NormTopkProb::Field(false),
+                    shared_intermediate_size: None,
                 }),
                 defaults: Defaults {
                     num_key_value_heads: Some(4),
@@ -403,6 +465,40 @@ impl Architecture {
                     ..QWEN3.defaults
                 },
                 ..QWEN3
+            },
+            Self::Qwen35 => QWEN35,
+            Self::Qwen35Moe => Traits {
+                name: "Qwen3_5MoeForCausalLM",
+                model_type: "qwen3_5_moe_text",
+                gguf: Some("qwen35moe"),
+                experts: Some(ExpertTraits {
+                    intermediate_size: "moe_intermediate_size",
+                    num_experts: 256,
+                    num_experts_per_tok: 8,
+                    norm_topk_prob: NormTopkProb::Always,
+                    shared_intermediate_size: Some(512),
+                }),
+                defaults: Defaults { num_key_value_heads: Some(2), ..QWEN35.defaults },
+                ..QWEN35
+            },
+            Self::Qwen3Next => Traits {
+                name: "Qwen3NextForCausalLM",
+                model_type: "qwen3_next",
+                gguf: Some("qwen3next"),
+                hybrid: Some(HybridTraits { full_attention_interval: 4, fused: true }),
+                experts: Some(ExpertTraits {
+                    intermediate_size: "moe_intermediate_size",
+                    num_experts: 512,
+                    num_experts_per_tok: 10,
+                    norm_topk_prob: NormTopkProb::Field(true),
+                    shared_intermediate_size: Some(512),
+                }),
+                defaults: Defaults {
+                    vocab_size: Some(151_936),
+                    num_key_value_heads: Some(2),
+                    ..QWEN35.defaults
+                },
+                ..QWEN35
             },
             Self::Mixtral => Traits {
                 name: "MixtralForCausalLM",
@@ -415,7 +511,8 @@ impl Architecture {
                     intermediate_size: "intermediate_size",
                     num_experts: 8,
                     num_experts_per_tok: 2,
-                    norm_topk_prob: Some(true),
+                    norm_topk_prob: NormTopkProb::Always,
+                    shared_intermediate_size: None,
                 }),
                 names: TensorNames::Mixtral,
                 defaults: Defaults {
@@ -442,7 +539,8 @@ impl Architecture {
                     num_experts: 128,
                     num_experts_per_tok: 4,
                     // The softmax of the chosen ones: that of all, divided by their sum.
-                    norm_topk_prob: Some(true),
+                    norm_topk_prob: NormTopkProb::Always,
+                    shared_intermediate_size: None,
                 }),
                 defaults: Defaults {
                     num_attention_heads: Some(64),

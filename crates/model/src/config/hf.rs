@@ -4,11 +4,12 @@
 //! or refused; where one is missing, the default is that of the architecture's class in transformers.
 
 use serde_json::Value;
-use wharf_kernels::activation::Activation;
+use wharf_kernels::{activation::Activation, delta_rule::HeadOrder};
 
 use super::{
-    Architecture, AttentionBias, Bias, Config, ExpertTraits, ExpertsConfig, Fields, TensorNames,
-    Traits, Windows, inverse_sqrt, limits, nope_layers, quantization, scaled_context,
+    Architecture, AttentionBias, Bias, Config, ExpertTraits, ExpertsConfig, Fields, HybridTraits,
+    LinearAttentionConfig, NormTopkProb, TensorNames, Traits, Windows, inverse_sqrt, limits,
+    nope_layers, quantization, scaled_context,
 };
 use crate::{
     error::Malformed,
@@ -18,8 +19,15 @@ use crate::{
 /// Whether a field is honoured for an architecture.
 type Honoured = fn(&Traits) -> bool;
 
+/// Classes of models that see images too, around a text model that is run.
+const MULTIMODAL: [(&str, Architecture); 3] = [
+    ("Gemma3ForConditionalGeneration", Architecture::Gemma3),
+    ("Qwen3_5ForConditionalGeneration", Architecture::Qwen35),
+    ("Qwen3_5MoeForConditionalGeneration", Architecture::Qwen35Moe),
+];
+
 /// Fields that change the network, and the architectures that we honour them for.
-const REFUSED: [(&str, Honoured); 11] = [
+const REFUSED: [(&str, Honoured); 12] = [
     ("compression_config", |_| false),
     ("num_local_experts", |traits| traits.experts.is_some()),
     ("num_experts", |traits| traits.experts.is_some()),
@@ -31,6 +39,7 @@ const REFUSED: [(&str, Honoured); 11] = [
     ("attention_multiplier", |traits| traits.multipliers),
     ("logits_scaling", |traits| traits.multipliers),
     ("no_rope_layers", |traits| traits.nope_interval.is_some()),
+    ("linear_num_value_heads", |traits| traits.hybrid.is_some()),
 ];
 
 /// Reads config.json.
@@ -40,11 +49,15 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let outer = Fields::new(&value)?;
     let text = text_config(&outer)?;
     let multimodal = text.is_some();
-    let architecture = if multimodal { Architecture::Gemma3 } else { architecture(&outer)? };
+    let (text, architecture) = match text {
+        Some((text, architecture)) => (Some(text), architecture),
+        None => (None, architecture(&outer)?),
+    };
     let traits = architecture.traits();
     refuse_unsupported(&outer, &traits)?;
     let mut eos_token_ids = outer.token_ids("eos_token_id")?;
     let mut stored_quantization = quantization::parse(&outer, &traits)?;
+    let tied = tied(&outer, text.as_ref(), &traits)?;
     let fields = text.unwrap_or(outer);
     if multimodal {
         refuse_unsupported(&fields, &traits)?;
@@ -70,6 +83,8 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     let nope_layers = listed_nope_layers(&fields, &traits, num_layers)?;
     let head_dim = head_dim(&fields, &traits, hidden_size, num_heads)?;
     let rotary_dim = rotary_dim(&fields, &traits, head_dim)?;
+    let linear_attention =
+        traits.hybrid.map(|of| linear_attention(&fields, of, num_layers)).transpose()?;
     let capping = |name: &str, default: Option<f64>| -> Result<Option<f32>, Malformed> {
         let cap = if fields.has(name) { fields.number(name)? } else { default };
         Ok(cap.map(|cap| cap as f32))
@@ -95,7 +110,14 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         hidden_size,
         intermediate_size: fields.required_count(width, limits::INTERMEDIATE)?,
         experts,
+        windows: match linear_attention {
+            Some(_) => vec![None; num_layers],
+            None => windows(&fields, &traits, &nope_layers)?,
+        },
+        linear_attention,
         num_layers,
+        // Theirs have names of their own.
+        mtp_layers: 0,
         num_heads,
         num_kv_heads: num_kv_heads(&fields, &traits, num_heads)?,
         head_dim,
@@ -131,8 +153,7 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
         mlp_bias: present(mlp_bias),
         qk_norm: traits.qk_norm,
         norms: traits.norms,
-        tied: Some(tied(&fields, &traits)?),
-        windows: windows(&fields, &traits, &nope_layers)?,
+        tied: Some(tied),
         nope_layers,
         stored_quantization,
         eos_token_ids,
@@ -141,13 +162,65 @@ pub fn parse(json: &[u8]) -> Result<Config, Malformed> {
     Ok(config)
 }
 
-/// The text model's part of the config, of a model that sees images too.
-fn text_config<'a>(outer: &Fields<'a>) -> Result<Option<Fields<'a>>, Malformed> {
-    if outer.texts("architectures")?.as_deref() != Some(&["Gemma3ForConditionalGeneration"]) {
+/// The text model's part of the config, of a model that sees images too, and what it is.
+fn text_config<'a>(outer: &Fields<'a>) -> Result<Option<(Fields<'a>, Architecture)>, Malformed> {
+    let names = outer.texts("architectures")?.unwrap_or_default();
+    let Some((_, architecture)) = MULTIMODAL.iter().find(|(name, _)| names == [*name]) else {
         return Ok(None);
-    }
+    };
     let text = outer.object("text_config", "text_config.")?;
-    text.map(Some).ok_or_else(|| outer.fault("text_config", "is missing"))
+    let text = text.ok_or_else(|| outer.fault("text_config", "is missing"))?;
+    Ok(Some((text, *architecture)))
+}
+
+/// The layers of linear attention, and their shape; the defaults are those of transformers' classes.
+fn linear_attention(
+    fields: &Fields<'_>,
+    traits: HybridTraits,
+    num_layers: usize,
+) -> Result<LinearAttentionConfig, Malformed> {
+    // transformers' class gates attention whatever this says.
+    if fields.flag("attn_output_gate")? == Some(false) {
+        return Err(fields.fault("attn_output_gate", "false is not supported"));
+    }
+    let count = |name: &str, most, default| -> Result<usize, Malformed> {
+        Ok(fields.count(name, most)?.unwrap_or(default))
+    };
+    Ok(LinearAttentionConfig {
+        key_heads: count("linear_num_key_heads", limits::HEADS, 16)?,
+        value_heads: count("linear_num_value_heads", limits::HEADS, 32)?,
+        key_dim: count("linear_key_head_dim", limits::HEAD_DIM, 128)?,
+        value_dim: count("linear_value_head_dim", limits::HEAD_DIM, 128)?,
+        taps: count("linear_conv_kernel_dim", limits::TAPS, 4)?,
+        order: HeadOrder::Grouped,
+        layers: linear_layers(fields, traits, num_layers)?,
+    })
+}
+
+fn linear_layers(
+    fields: &Fields<'_>,
+    traits: HybridTraits,
+    num_layers: usize,
+) -> Result<Vec<bool>, Malformed> {
+    let Some(types) = fields.texts("layer_types")? else {
+        let interval = fields.count("full_attention_interval", usize::MAX)?;
+        let interval = interval.unwrap_or(traits.full_attention_interval);
+        return Ok((0..num_layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect());
+    };
+    if types.len() != num_layers {
+        let reason = format!("lists {} layers of {num_layers}", types.len());
+        return Err(fields.fault("layer_types", reason));
+    }
+    let linear = types.iter().map(|kind| match *kind {
+        "linear_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => {
+            let reason =
+                format!("{other:?} is not supported (full_attention, linear_attention are)");
+            Err(fields.fault("layer_types", reason))
+        }
+    });
+    linear.collect()
 }
 
 /// Where the field is missing the class's default counts; `null` is as many as there are heads.
@@ -180,13 +253,18 @@ fn experts(fields: &Fields<'_>, traits: &ExpertTraits) -> Result<ExpertsConfig, 
     );
     let per_token = fields.count("num_experts_per_tok", limits::EXPERTS)?;
     let norm_topk_prob = match traits.norm_topk_prob {
-        Some(norm) => norm,
-        None => fields.flag("norm_topk_prob")?.unwrap_or(false),
+        NormTopkProb::Always => true,
+        NormTopkProb::Field(default) => fields.flag("norm_topk_prob")?.unwrap_or(default),
+    };
+    let shared = |default| -> Result<usize, Malformed> {
+        let width = fields.count("shared_expert_intermediate_size", limits::INTERMEDIATE)?;
+        Ok(width.unwrap_or(default))
     };
     Ok(ExpertsConfig {
         num_experts: num_experts.or(local).unwrap_or(traits.num_experts),
         num_experts_per_tok: per_token.unwrap_or(traits.num_experts_per_tok),
         norm_topk_prob,
+        shared_intermediate_size: traits.shared_intermediate_size.map(shared).transpose()?,
     })
 }
 
@@ -198,9 +276,17 @@ fn query_pre_attn_scalar(fields: &Fields<'_>) -> Result<f64, Malformed> {
     }
 }
 
-fn tied(fields: &Fields<'_>, traits: &Traits) -> Result<bool, Malformed> {
-    let missing = !fields.has("tie_word_embeddings") && traits.defaults.tie_word_embeddings;
-    Ok(fields.flag("tie_word_embeddings")?.unwrap_or(missing))
+/// Whether the output matrix is the embedding. Of a model that sees images too, either part of the
+/// config may say.
+fn tied(outer: &Fields<'_>, text: Option<&Fields<'_>>, traits: &Traits) -> Result<bool, Malformed> {
+    let name = "tie_word_embeddings";
+    let mut said = None;
+    for fields in text.into_iter().chain([outer]) {
+        if fields.has(name) {
+            said = said.or(Some(fields.flag(name)?.unwrap_or(false)));
+        }
+    }
+    Ok(said.unwrap_or(traits.defaults.tie_word_embeddings))
 }
 
 fn present(yes: bool) -> Bias {
@@ -259,7 +345,7 @@ fn refuse_unsupported(fields: &Fields<'_>, traits: &Traits) -> Result<(), Malfor
 fn rotary_dim(fields: &Fields<'_>, traits: &Traits, head_dim: usize) -> Result<usize, Malformed> {
     let name = "partial_rotary_factor";
     let inner = rope_parameters(fields)?.map(|inner| inner.number(name)).transpose()?.flatten();
-    let part = inner.or(fields.number(name)?).unwrap_or(1.0);
+    let part = inner.or(fields.number(name)?).unwrap_or(traits.defaults.partial_rotary_factor);
     if part != 1.0 && !traits.partial_rotary {
         let reason = format!("{part} is not supported (whole heads are rotated)");
         return Err(fields.fault(name, reason));

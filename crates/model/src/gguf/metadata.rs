@@ -6,12 +6,15 @@
 
 use std::collections::BTreeSet;
 
+use wharf_kernels::delta_rule::HeadOrder;
+
 use super::{Array, Gguf, Value};
 use crate::{
     GgufVocabulary,
     config::{
-        Architecture, AttentionBias, Bias, Config, ExpertsConfig, TensorNames, Traits, Windows,
-        inverse_sqrt, limits, nope_layers, scaled_context,
+        Architecture, AttentionBias, Bias, Config, ExpertsConfig, HybridTraits,
+        LinearAttentionConfig, NormTopkProb, TensorNames, Traits, Windows, inverse_sqrt, limits,
+        nope_layers, scaled_context,
     },
     error::Malformed,
     rope::{RopeConfig, Scaling, yarn_mscale},
@@ -169,7 +172,7 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let traits = architecture.traits();
     let mut keys = Keys::new(gguf, prefix);
     let hidden_size = keys.required_count("embedding_length", limits::HIDDEN)?;
-    let num_layers = keys.required_count("block_count", limits::LAYERS)?;
+    let (num_layers, mtp_layers) = num_layers(&mut keys, &traits)?;
     let num_heads = keys.required_count("attention.head_count", limits::HEADS)?;
     let head_dim = head_dim(&mut keys, hidden_size, num_heads)?;
     let trained = keys.required_count("context_length", limits::CONTEXT)?;
@@ -184,6 +187,9 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         let reason = "false is not supported (Granite without rotation)";
         return Err(Malformed::new(keys.get("rope.scaling.finetuned").0, reason));
     }
+    let linear_attention =
+        traits.hybrid.map(|of| linear_attention(&mut keys, of, num_layers, mtp_layers));
+    let linear_attention = linear_attention.transpose()?;
     let windows = windows(&mut keys, architecture, num_layers)?;
     let experts = experts(&mut keys, &traits)?;
     // Qwen's files have a width for all layers beside that of the experts.
@@ -239,7 +245,9 @@ pub fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         hidden_size,
         intermediate_size: keys.required_count(width, limits::INTERMEDIATE)?,
         experts,
+        linear_attention,
         num_layers,
+        mtp_layers,
         num_heads,
         num_kv_heads: keys.count("attention.head_count_kv", limits::HEADS)?.unwrap_or(num_heads),
         head_dim,
@@ -294,7 +302,7 @@ fn experts(keys: &mut Keys<'_, '_>, traits: &Traits) -> Result<Option<ExpertsCon
         return Ok(None);
     };
     // 1 is the softmax of all experts, and what a file means that does not say; 3 that of the chosen.
-    let chosen = of.norm_topk_prob == Some(true);
+    let chosen = matches!(of.norm_topk_prob, NormTopkProb::Always);
     let known = |function: usize| function <= 1 || function == 3 && chosen;
     if keys.whole("expert_gating_func", usize::MAX)?.is_some_and(|function| !known(function)) {
         let key = keys.get("expert_gating_func").0;
@@ -304,11 +312,75 @@ fn experts(keys: &mut Keys<'_, '_>, traits: &Traits) -> Result<Option<ExpertsCon
         num_experts: keys.required_count("expert_count", limits::EXPERTS)?,
         num_experts_per_tok: keys.required_count("expert_used_count", limits::EXPERTS)?,
         norm_topk_prob: match of.norm_topk_prob {
-            Some(norm) => norm,
+            NormTopkProb::Always => true,
             // As llama.cpp, which takes it for granted: it is so of all published models.
-            None => keys.flag("expert_weights_norm")?.unwrap_or(true),
+            NormTopkProb::Field(_) => keys.flag("expert_weights_norm")?.unwrap_or(true),
+        },
+        shared_intermediate_size: match of.shared_intermediate_size {
+            None => None,
+            Some(_) => Some(
+                keys.required_count("expert_shared_feed_forward_length", limits::INTERMEDIATE)?,
+            ),
         },
     }))
+}
+
+/// Decoder layers, and those after them that guess tokens ahead, which llama.cpp counts among them.
+fn num_layers(keys: &mut Keys<'_, '_>, traits: &Traits) -> Result<(usize, usize), Malformed> {
+    let all = keys.required_count("block_count", limits::LAYERS)?;
+    if traits.hybrid.is_none() {
+        return Ok((all, 0));
+    }
+    let mtp = keys.whole("nextn_predict_layers", limits::LAYERS)?.unwrap_or(0);
+    match all.checked_sub(mtp) {
+        None | Some(0) => {
+            let reason = format!("{mtp} of {all} layers leave none");
+            Err(Malformed::new(keys.get("nextn_predict_layers").0, reason))
+        }
+        Some(layers) => Ok((layers, mtp)),
+    }
+}
+
+/// The layers of linear attention, and their shape. Their value heads are in another order than in
+/// Hugging Face's files, but for those of Qwen3-Next.
+fn linear_attention(
+    keys: &mut Keys<'_, '_>,
+    traits: HybridTraits,
+    num_layers: usize,
+    mtp_layers: usize,
+) -> Result<LinearAttentionConfig, Malformed> {
+    let key_dim = keys.required_count("ssm.state_size", limits::HEAD_DIM)?;
+    let value_heads = keys.required_count("ssm.time_step_rank", limits::HEADS)?;
+    let inner = keys.required_count("ssm.inner_size", limits::HEADS * limits::HEAD_DIM)?;
+    let value_dim = inner / value_heads;
+    if !inner.is_multiple_of(value_heads) || value_dim > limits::HEAD_DIM {
+        let reason = format!("{inner} is not as wide as {value_heads} heads");
+        return Err(Malformed::new(keys.get("ssm.inner_size").0, reason));
+    }
+    // How positions in images are rotated; for those of text all parts are the same.
+    keys.array("rope.dimension_sections")?;
+    let interval = keys.count("full_attention_interval", usize::MAX)?;
+    let interval = interval.unwrap_or(traits.full_attention_interval);
+    let by_rule = || (0..num_layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect();
+    let flag = |value: Value<'_>| match value {
+        Value::Bool(flag) => Some(flag),
+        _ => None,
+    };
+    let listed = keys.list("attention.recurrent_layers", "truth values", flag)?;
+    if !listed.is_empty() && listed.len() != num_layers + mtp_layers {
+        let reason = format!("lists {} layers of {}", listed.len(), num_layers + mtp_layers);
+        return Err(Malformed::new(keys.get("attention.recurrent_layers").0, reason));
+    }
+    let layers = if listed.is_empty() { by_rule() } else { listed[..num_layers].to_vec() };
+    Ok(LinearAttentionConfig {
+        key_heads: keys.required_count("ssm.group_count", limits::HEADS)?,
+        value_heads,
+        key_dim,
+        value_dim,
+        taps: keys.required_count("ssm.conv_kernel", limits::TAPS)?,
+        order: if traits.fused { HeadOrder::Grouped } else { HeadOrder::Tiled },
+        layers,
+    })
 }
 
 /// The attention window of each layer.

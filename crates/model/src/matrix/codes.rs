@@ -26,7 +26,7 @@ pub(super) struct Kind {
     pub(super) group: Option<usize>,
 }
 
-/// Rows of such a matrix.
+/// Such a matrix.
 #[derive(Clone)]
 pub(crate) struct CodesMatrix<'w> {
     layout: CodeLayout,
@@ -35,10 +35,6 @@ pub(crate) struct CodesMatrix<'w> {
     zeros: Option<Raw<'w>>,
     /// Its columns in the order of their groups, if that is another; see [`column_order`].
     pub(crate) order: Option<Vec<u32>>,
-    /// Rows in the file.
-    all_rows: usize,
-    rows: Range<usize>,
-    /// Of `rows`.
     pub(crate) shape: CodedShape,
 }
 
@@ -139,12 +135,6 @@ impl<'w> CodesMatrix<'w> {
         &self.codes.info.name
     }
 
-    pub(super) fn slice(&self, rows: Range<usize>) -> Self {
-        let first = self.rows.start;
-        let shape = CodedShape { rows: rows.len(), ..self.shape };
-        Self { rows: first + rows.start..first + rows.end, shape, ..self.clone() }
-    }
-
     fn bits(&self) -> usize {
         match self.shape.bits {
             CodeBits::Four => 4,
@@ -155,8 +145,8 @@ impl<'w> CodesMatrix<'w> {
     /// What a column adds to the place of a code.
     fn column(&self, column: usize) -> Place {
         match self.layout {
-            CodeLayout::Awq => Place { word: column * (self.all_rows / 8), shift: 0 },
-            CodeLayout::Gptq { .. } => Place::packed(column, self.bits()).times(self.all_rows),
+            CodeLayout::Awq => Place { word: column * (self.shape.rows / 8), shift: 0 },
+            CodeLayout::Gptq { .. } => Place::packed(column, self.bits()).times(self.shape.rows),
             CodeLayout::PackQuantized { .. } | CodeLayout::IntQuantized => {
                 Place::packed(column, self.bits())
             }
@@ -177,7 +167,7 @@ impl<'w> CodesMatrix<'w> {
     /// Of a group's zero, and of its scale (as an index).
     fn group(&self, group: usize, row: usize) -> (Place, usize) {
         let groups = self.shape.cols / self.shape.group;
-        let (words, by_group) = (self.all_rows * self.bits() / 32, group * self.all_rows + row);
+        let (words, by_group) = (self.shape.rows * self.bits() / 32, group * self.shape.rows + row);
         match self.layout {
             CodeLayout::Awq => {
                 (Place::awq(row) + Place { word: group * words, shift: 0 }, by_group)
@@ -194,7 +184,11 @@ impl<'w> CodesMatrix<'w> {
     }
 
     /// What writes rows: codes, scales and zeros, of the columns in the order of [`Self::order`].
-    pub(crate) fn reader(&self) -> impl Fn(Range<usize>, &mut [CodedRow]) + Sync + '_ {
+    /// `row_of` gives, for each row asked for, which one it is.
+    pub(crate) fn reader<'a>(
+        &'a self,
+        row_of: &'a (dyn Fn(usize) -> usize + Sync),
+    ) -> impl Fn(Range<usize>, &mut [CodedRow]) + Sync + 'a {
         let columns: Vec<Place> = match &self.order {
             None => (0..self.shape.cols).map(|column| self.column(column)).collect(),
             Some(order) => order.iter().map(|&column| self.column(column as usize)).collect(),
@@ -212,7 +206,7 @@ impl<'w> CodesMatrix<'w> {
             _ => 0,
         };
         move |range, out| {
-            let rows: Vec<usize> = range.map(|row| self.rows.start + row).collect();
+            let rows: Vec<usize> = range.map(row_of).collect();
             let places: Vec<Place> = rows.iter().map(|&row| self.row(row)).collect();
             for (k, &column) in columns.iter().enumerate() {
                 for (out, &row) in out.iter_mut().zip(&places) {
@@ -295,16 +289,7 @@ impl Tensors<'_> {
             }
         };
         let layout = self.kind.layout;
-        Ok(CodesMatrix {
-            layout,
-            codes,
-            scales,
-            zeros,
-            order,
-            all_rows: rows,
-            rows: 0..rows,
-            shape,
-        })
+        Ok(CodesMatrix { layout, codes, scales, zeros, order, shape })
     }
 
     /// compressed-tensors writes down what shape the words are of.
@@ -368,8 +353,6 @@ mod tests {
             scales: Lent { info, format: Format::F32, file: 0, start: 0, bytes: &[], rows: 0 },
             zeros: None,
             order: None,
-            all_rows: rows,
-            rows: 0..rows,
             shape: CodedShape { rows, cols, bits, group: 32, zero: None },
         }
     }

@@ -1,7 +1,5 @@
 //! Weights in F8_E4M3, times a scale for each block of rows and columns, for each row, or for all.
 
-use std::ops::Range;
-
 use wharf_kernels::quant::e4m3_to_f32;
 
 use super::Stem;
@@ -10,15 +8,15 @@ use crate::{
     weights::{Inventory, Lent, Raw},
 };
 
-/// Rows of such a matrix.
+/// Such a matrix.
 #[derive(Clone)]
 pub(crate) struct Fp8Matrix<'w> {
-    /// `[all rows, cols]`
+    /// `[rows, cols]`
     pub(crate) bytes: Raw<'w>,
-    /// `[all rows / block rows, cols / block columns]`, rounded up
+    /// `[rows / block rows, cols / block columns]`, rounded up
     scales: Lent<'w>,
     block: [usize; 2],
-    pub(crate) rows: Range<usize>,
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
 }
 
@@ -55,26 +53,20 @@ impl<'w> Fp8Matrix<'w> {
                 return Err(inventory.fault(&scales.info.name, reason));
             }
         };
-        Ok(Self { bytes, scales, block, rows: 0..rows, cols })
+        Ok(Self { bytes, scales, block, rows, cols })
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.bytes.info.name
-    }
-
-    pub(super) fn slice(&self, rows: Range<usize>) -> Self {
-        let first = self.rows.start;
-        Self { rows: first + rows.start..first + rows.end, ..self.clone() }
     }
 
     /// What writes row `row` as floats, `[cols]`: exact products, rounded to f32.
     pub(crate) fn reader(&self) -> impl Fn(usize, &mut [f32]) + Sync + use<'w> {
-        let (bytes, cols, first) = (self.bytes.bytes, self.cols, self.rows.start);
+        let (bytes, cols) = (self.bytes.bytes, self.cols);
         let ([block_rows, block_cols], scales) = (self.block, self.scales.decode());
         let per_row = cols.div_ceil(block_cols);
         let table: [f32; 256] = std::array::from_fn(|byte| e4m3_to_f32(byte as u8));
         move |row, out| {
-            let row = first + row;
             let scales = &scales[row / block_rows * per_row..][..per_row];
             let bytes = bytes[row * cols..][..cols].chunks(block_cols);
             for ((out, bytes), scale) in out.chunks_mut(block_cols).zip(bytes).zip(scales) {

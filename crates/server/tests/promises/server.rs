@@ -51,6 +51,7 @@ impl Default for Setup {
                 max_model_len: MAX_MODEL_LEN,
                 num_blocks: 1024,
                 prefix_caching: true,
+                num_state_snapshots: None,
                 num_speculative_tokens: 4,
                 ngram_lookup: true,
                 eos_token_ids: vec![END],

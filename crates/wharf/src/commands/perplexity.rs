@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Model};
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, Model, StateSlots};
 use wharf_text::tokenizer::Tokenizer;
 
 use super::{loading, model_source};
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: &PerplexityArgs) -> Result<()> {
             let windows = windows(tokenizer.as_ref(), &text, window)?;
             let max = model.info().max_model_len;
             ensure!(window <= max, "--window {window} is longer than the model's context of {max}");
-            model.allocate_kv(window.div_ceil(BLOCK_TOKENS), loading::kv_format(&compute));
+            model.allocate(window.div_ceil(BLOCK_TOKENS), loading::kv_format(&compute), 1);
             measure(&mut model, &windows)
         });
         measuring.await.context("measuring failed")?
@@ -108,6 +108,7 @@ fn losses_of(model: &mut Model, window: &[u32], losses: &mut Vec<f64>) -> Result
                 num_rows: tokens.len(),
                 start,
                 block_table: block_table.clone(),
+                state: Some(StateSlots { slot: 0, restore: None, save: None }),
             }],
             logits_rows: counted.clone().map(|position| position - start).collect(),
         };

@@ -179,6 +179,7 @@ fn serve_hands_the_draft_model_on() {
 fn wrong_settings_of_an_engine_are_errors() {
     let foreign = with_two_tokens_swapped(&checkpoint("llama-head-dim"));
     let foreign_path = foreign.path().display().to_string();
+    let recurrent = checkpoint("qwen35").display().to_string();
     for (flags, expected) in [
         (["--max-model-len", "99999999"], "longer than"),
         (["--kv-cache-memory", "1"], "--kv-cache-memory"),
@@ -187,10 +188,17 @@ fn wrong_settings_of_an_engine_are_errors() {
         (["--draft-model", "/no/such"], "/no/such"),
         (["--draft-model", &foreign_path], "vocabulary"),
         (["--threads=100000", "--pin-threads"], "cores"),
+        (["--draft-model", &recurrent], "recurrent layers"),
         (["--speculative-method", "draft"], "--draft-model"),
     ] {
         let (status, _, err) = output(engine().args(flags));
         assert!(!status.success() && err.contains(expected), "{err:?} lacks {expected:?}");
+    }
+    for flags in [["--draft-model", &qwen], ["--speculative-method", "ngram"]] {
+        let mut command = Wharf::command();
+        command.args(["engine", "--port", "0", "--model", &recurrent]).args(flags);
+        let (status, _, err) = output(&mut command);
+        assert!(!status.success() && err.contains("recurrent layers"), "{err}");
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("broken.gguf");

@@ -48,6 +48,7 @@ prop_compose! {
         max_running in 1usize..6, extra in 0usize..40, num_blocks in 8usize..20,
         (prefix_caching, ngram_lookup) in (any::<bool>(), any::<bool>()),
         num_speculative_tokens in prop_oneof![Just(0usize), 1usize..7],
+        num_state_snapshots in prop::option::of(0usize..6),
     ) -> EngineConfig {
         EngineConfig {
             max_running,
@@ -56,6 +57,7 @@ prop_compose! {
             prefix_caching,
             num_speculative_tokens,
             ngram_lookup,
+            num_state_snapshots,
             ..config()
         }
     }
@@ -96,7 +98,8 @@ proptest! {
         period in prop::option::of(3u64..24), twist in prop::option::of(0u64..2),
     ) {
         let mut bench = speculation::bench(config.clone(), period);
-        if let Some(twist) = twist {
+        // Where states are kept nothing is guessed.
+        if let Some(twist) = twist.filter(|_| config.num_state_snapshots.is_none()) {
             bench = draft::beside(bench, &config, twist, period);
         }
         if late {

@@ -322,6 +322,83 @@ fn gpt_oss() {
 }
 
 #[test]
+fn layers_of_linear_attention() {
+    let qwen = |fields: Value| {
+        let mut all = json!({"architectures": ["Qwen3_5ForCausalLM"], "num_hidden_layers": 5,
+            "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 32});
+        for (name, value) in fields.as_object().unwrap() {
+            all[name] = value.clone();
+        }
+        with(all)
+    };
+    let config = qwen(json!({"attn_output_gate": true})).unwrap();
+    assert_eq!((config.head_dim, config.rotary_dim, config.qk_norm), (256, 64, QkNorm::Heads));
+    let linear = LinearAttentionConfig {
+        key_heads: 2,
+        value_heads: 6,
+        key_dim: 32,
+        value_dim: 128,
+        taps: 4,
+        order: HeadOrder::Grouped,
+        layers: vec![true, true, true, false, true],
+    };
+    assert_eq!(config.linear_attention, Some(linear.clone()));
+    assert_eq!(config.windows, [None; 5]);
+    let every_second = qwen(json!({"full_attention_interval": 2, "linear_conv_kernel_dim": 3,
+        "rope_parameters": {"partial_rotary_factor": 0.5, "rope_theta": 1e6,
+            "mrope_section": [11, 11, 10]}}));
+    let every_second = every_second.unwrap();
+    let layers = vec![true, false, true, false, true];
+    assert_eq!(
+        every_second.linear_attention,
+        Some(LinearAttentionConfig { layers, taps: 3, ..linear })
+    );
+    assert_eq!((every_second.rotary_dim, every_second.rope.theta), (128, 1e6));
+    let listed = json!({"layer_types": ["full_attention", "linear_attention", "full_attention",
+        "full_attention", "linear_attention"]});
+    let layers = qwen(listed).unwrap().linear_attention.unwrap().layers;
+    assert_eq!(layers, [false, true, false, false, true]);
+
+    let field = |fields| qwen(fields).unwrap_err().field;
+    assert_eq!(field(json!({"layer_types": ["full_attention"]})), "layer_types");
+    assert_eq!(field(json!({"layer_types": vec!["sliding_attention"; 5]})), "layer_types");
+    assert_eq!(field(json!({"attn_output_gate": false})), "attn_output_gate");
+    assert_eq!(field(json!({"linear_num_value_heads": 5})), "linear_num_value_heads");
+    assert_eq!(field(json!({"linear_num_value_heads": 60})), "linear_num_value_heads");
+    assert_eq!(field(json!({"linear_conv_kernel_dim": 9})), "linear_conv_kernel_dim");
+    assert_eq!(refused(json!({"linear_num_value_heads": 2})), "linear_num_value_heads");
+    assert_eq!(refused(json!({"layer_types": vec!["linear_attention"; 3]})), "layer_types");
+}
+
+#[test]
+fn the_text_models_of_qwens_that_see_images() {
+    let qwen = |class: &str, tied: Value, inner_tied: Value| {
+        let all = json!({"architectures": [class], "tie_word_embeddings": tied, "text_config": {
+            "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 24,
+            "moe_intermediate_size": 512, "tie_word_embeddings": inner_tied,
+            "linear_num_value_heads": 16, "eos_token_id": 7}});
+        parse(all.to_string().as_bytes())
+    };
+    let dense = "Qwen3_5ForConditionalGeneration";
+    let config = qwen(dense, json!(true), json!(true)).unwrap();
+    assert!(config.multimodal && config.architecture == Architecture::Qwen35);
+    assert_eq!((config.vocab_size, config.eos_token_ids), (248_320, vec![7]));
+    for (outer, inner, tied) in [(true, true, true), (true, false, false), (false, true, true)] {
+        let config = qwen(dense, json!(outer), json!(inner)).unwrap();
+        assert_eq!(config.tied, Some(tied), "the text model's own word counts");
+    }
+    let moe = qwen("Qwen3_5MoeForConditionalGeneration", json!(false), Value::Null).unwrap();
+    assert_eq!(moe.architecture, Architecture::Qwen35Moe);
+    let experts = ExpertsConfig {
+        num_experts: 256,
+        num_experts_per_tok: 8,
+        norm_topk_prob: true,
+        shared_intermediate_size: Some(512),
+    };
+    assert_eq!((moe.experts, moe.intermediate_size), (Some(experts), 512));
+}
+
+#[test]
 fn mixtures_of_experts() {
     let moe = |class: &str, fields: Value| {
         let mut all = json!({"architectures": [class], "moe_intermediate_size": 32});
@@ -331,7 +408,12 @@ fn mixtures_of_experts() {
         with(all)
     };
     let of = |num_experts, num_experts_per_tok, norm_topk_prob| {
-        Some(ExpertsConfig { num_experts, num_experts_per_tok, norm_topk_prob })
+        Some(ExpertsConfig {
+            num_experts,
+            num_experts_per_tok,
+            norm_topk_prob,
+            shared_intermediate_size: None,
+        })
     };
     let mixtral = moe("MixtralForCausalLM", json!({})).unwrap();
     assert_eq!((mixtral.experts, mixtral.intermediate_size), (of(8, 2, true), 172));

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use wharf_model::Model;
 use wharf_text::tokenizer::Tokenizer;
 
@@ -34,6 +34,29 @@ fn wanted(options: &EngineOptions) -> Result<Option<&str>> {
     }
 }
 
+/// Refuses whatever would guess for a model that keeps a recurrent state of `state_bytes`: a wrong guess
+/// could not be taken out of it again.
+pub(super) fn check_recurrent(options: &EngineOptions, state_bytes: usize) -> Result<()> {
+    if state_bytes == 0 {
+        return Ok(());
+    }
+    match wanted(options)? {
+        Some(draft) => bail!(
+            "--draft-model {draft} cannot guess for the model: it has recurrent layers, whose states \
+             can't be taken back"
+        ),
+        None if options.speculative_method == SpeculativeMethod::Ngram => bail!(
+            "--speculative-method ngram cannot guess for the model: it has recurrent layers, whose \
+             states can't be taken back (say auto or off)"
+        ),
+        None if options.speculative_method == SpeculativeMethod::Auto => {
+            tracing::info!("nothing is guessed: the model has recurrent layers");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 /// Loads the draft model at `path` for `model`, whose tokenizer is `tokenizer`.
 pub(super) fn load(
     path: &Path,
@@ -44,6 +67,10 @@ pub(super) fn load(
     let named = || format!("--draft-model {}", path.display());
     let longest = Some(model.info().max_model_len);
     let draft = loading::draft_model(path, options, longest, model).with_context(named)?;
+    if draft.info().state_bytes > 0 {
+        let reason = "it cannot guess: it has recurrent layers, whose states can't be taken back";
+        return Err(anyhow!(reason).context(named()));
+    }
     let its_tokenizer = loading::tokenizer(&draft.info().tokenizer).with_context(named)?;
     check_vocabulary(tokenizer, its_tokenizer.as_ref()).with_context(named)?;
     tracing::info!(
@@ -142,12 +169,34 @@ mod tests {
         assert!(other.contains(r#"its token 1 is "x", the model's "b""#), "{other}");
     }
 
+    fn options(flags: &str) -> EngineOptions {
+        let arguments = ["wharf", "engine"].into_iter().chain(flags.split_whitespace());
+        let Command::Engine(args) = Cli::parse_from(arguments).command else { unreachable!() };
+        args.engine
+    }
+
+    #[test]
+    fn nothing_guesses_for_a_model_with_recurrent_states() {
+        let check = |flags, state_bytes| {
+            check_recurrent(&options(flags), state_bytes).map_err(|error| error.to_string())
+        };
+        for flags in ["", "--speculative-method off", "--draft-model d --speculative-method off"] {
+            assert_eq!(check(flags, 1), Ok(()), "{flags}");
+        }
+        for flags in ["--draft-model d", "--draft-model d --speculative-method draft"] {
+            assert!(check(flags, 1).unwrap_err().starts_with("--draft-model d"), "{flags}");
+            assert_eq!(check(flags, 0), Ok(()), "{flags}");
+        }
+        let flags = "--speculative-method ngram";
+        assert!(check(flags, 1).unwrap_err().starts_with(flags));
+        assert_eq!(check(flags, 0), Ok(()));
+    }
+
     #[test]
     fn the_method_and_the_draft_model_agree_or_are_refused() {
         let wanted = |flags: &str| {
-            let arguments = ["wharf", "engine"].into_iter().chain(flags.split_whitespace());
-            let Command::Engine(args) = Cli::parse_from(arguments).command else { unreachable!() };
-            wanted(&args.engine).map(|draft| draft.map(str::to_owned)).map_err(|e| e.to_string())
+            let options = options(flags);
+            wanted(&options).map(|draft| draft.map(str::to_owned)).map_err(|e| e.to_string())
         };
         assert_eq!(wanted(""), Ok(None));
         assert_eq!(wanted("--speculative-method ngram"), Ok(None));

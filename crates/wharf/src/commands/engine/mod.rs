@@ -125,19 +125,22 @@ fn load(
         );
     }
 
+    draft::check_recurrent(options, model.info().state_bytes)?;
     let draft = draft.map(|path| draft::load(path, &options.compute, &model, tokenizer.as_ref()));
     let mut draft = draft.transpose()?;
     let format = loading::kv_format(&options.compute);
     let draft_block_bytes = draft.as_ref().map_or(0, |draft| draft.kv_block_bytes(format));
+    let block_bytes = model.kv_block_bytes(format) + draft_block_bytes;
     let plan = kv_cache::plan(&kv_cache::Request {
         trained_len: model.info().max_model_len,
-        block_bytes: model.kv_block_bytes(format) + draft_block_bytes,
+        block_bytes,
+        state_bytes: model.info().state_bytes,
         available: memory::available(),
         options,
     })?;
-    let bytes = plan.num_blocks.saturating_mul(model.kv_block_bytes(format) + draft_block_bytes);
-    tracing::info!("{plan:?}, {} MB for keys and values", bytes / 1_000_000);
-    model.allocate_kv(plan.num_blocks, format);
+    let megabytes = plan.num_blocks.saturating_mul(block_bytes) / 1_000_000;
+    tracing::info!("{plan:?}, {megabytes} MB for keys and values");
+    model.allocate(plan.num_blocks, format, plan.num_slots());
     if let Some(draft) = &mut draft {
         let megabytes = plan.num_blocks.saturating_mul(draft_block_bytes) / 1_000_000;
         tracing::info!("of them {megabytes} MB are the draft model's");
@@ -154,11 +157,12 @@ fn load(
         draft,
         EngineConfig {
             max_batched_tokens: options.max_num_batched_tokens.get(),
-            max_running: options.max_num_seqs.get(),
+            max_running: plan.max_running,
             max_waiting: options.max_num_queued_reqs.get(),
             max_model_len: plan.max_model_len,
             num_blocks: plan.num_blocks,
             prefix_caching: !options.no_prefix_caching,
+            num_state_snapshots: plan.num_state_snapshots,
             num_speculative_tokens: match options.speculative_method {
                 SpeculativeMethod::Off => 0,
                 _ => options.num_speculative_tokens.get(),

@@ -1,5 +1,5 @@
-//! Experts as gpt-oss has them in Hugging Face files: all of a layer in one tensor, gates and ups in
-//! alternate rows; in MXFP4, or transposed in plain numbers.
+//! Experts as gpt-oss has them in Hugging Face files: all of a layer in one tensor, in MXFP4, or
+//! transposed in plain numbers.
 
 use std::ops::Range;
 
@@ -14,14 +14,6 @@ use crate::{
 /// Weights of a block of MXFP4.
 const BLOCK: usize = 32;
 
-/// Rows `first`, `first + step`, … of a matrix.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows {
-    pub(crate) first: usize,
-    pub(crate) step: usize,
-    pub(crate) count: usize,
-}
-
 /// The experts' matrices `[experts, rows, cols]` of one kind.
 #[derive(Clone, Copy)]
 pub(crate) enum Fused<'w> {
@@ -33,12 +25,10 @@ pub(crate) enum Fused<'w> {
 
 /// One expert's.
 #[derive(Clone, Copy)]
-pub(crate) struct StridedMatrix<'w> {
+pub(crate) struct ExpertMatrix<'w> {
     pub(crate) fused: Fused<'w>,
     pub(crate) expert: usize,
-    pub(crate) rows: Rows,
-    /// Rows of an expert in the file.
-    pub(crate) all_rows: usize,
+    pub(crate) rows: usize,
     pub(crate) cols: usize,
 }
 
@@ -77,8 +67,8 @@ impl<'w> Fused<'w> {
     }
 }
 
-impl<'w> StridedMatrix<'w> {
-    pub(super) fn name(&self) -> &str {
+impl<'w> ExpertMatrix<'w> {
+    pub(crate) fn name(&self) -> &str {
         match self.fused {
             Fused::Mxfp4 { blocks, .. } => &blocks.info.name,
             Fused::Transposed(lent) => &lent.info.name,
@@ -97,10 +87,10 @@ impl<'w> StridedMatrix<'w> {
     pub(crate) fn expert_bytes(&self) -> (usize, Range<usize>) {
         let (file, start, size) = match self.fused {
             Fused::Mxfp4 { blocks, .. } => {
-                (blocks.file, blocks.info.bytes.start, self.all_rows * self.cols / 2)
+                (blocks.file, blocks.info.bytes.start, self.rows * self.cols / 2)
             }
             Fused::Transposed(lent) => {
-                let size = self.all_rows * self.cols * lent.format.block_bytes();
+                let size = self.rows * self.cols * lent.format.block_bytes();
                 (lent.file, lent.start, size)
             }
         };
@@ -109,26 +99,23 @@ impl<'w> StridedMatrix<'w> {
 
     /// What writes row `row` in [`Self::format`].
     pub(crate) fn reader(&self) -> impl Fn(usize, &mut [u8]) + Sync + use<'w> {
-        let Self { fused, expert, rows, all_rows, cols } = *self;
-        move |row, out| {
-            let row = rows.first + rows.step * row;
-            match fused {
-                Fused::Mxfp4 { blocks, scales } => {
-                    let per_row = cols / BLOCK;
-                    let first = (expert * all_rows + row) * per_row;
-                    let blocks = &blocks.bytes.as_chunks().0[first..first + per_row];
-                    let scales = &scales.bytes[first..first + per_row];
-                    let out = out.as_chunks_mut::<17>().0.iter_mut();
-                    for ((out, block), scale) in out.zip(blocks).zip(scales) {
-                        *out = ggml_block(*scale, block);
-                    }
+        let Self { fused, expert, rows, cols } = *self;
+        move |row, out| match fused {
+            Fused::Mxfp4 { blocks, scales } => {
+                let per_row = cols / BLOCK;
+                let first = (expert * rows + row) * per_row;
+                let blocks = &blocks.bytes.as_chunks().0[first..first + per_row];
+                let scales = &scales.bytes[first..first + per_row];
+                let out = out.as_chunks_mut::<17>().0.iter_mut();
+                for ((out, block), scale) in out.zip(blocks).zip(scales) {
+                    *out = ggml_block(*scale, block);
                 }
-                Fused::Transposed(lent) => {
-                    let size = lent.format.block_bytes();
-                    for (column, out) in out.chunks_exact_mut(size).enumerate() {
-                        let at = ((expert * cols + column) * all_rows + row) * size;
-                        out.copy_from_slice(&lent.bytes[at..at + size]);
-                    }
+            }
+            Fused::Transposed(lent) => {
+                let size = lent.format.block_bytes();
+                for (column, out) in out.chunks_exact_mut(size).enumerate() {
+                    let at = ((expert * cols + column) * rows + row) * size;
+                    out.copy_from_slice(&lent.bytes[at..at + size]);
                 }
             }
         }
