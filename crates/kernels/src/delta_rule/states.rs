@@ -74,6 +74,9 @@ pub struct RecurrentStates {
     calls: u64,
 }
 
+/// What is done with a head's state: `(sequence, head, state)`.
+type HeadTask<'a> = dyn Fn(&SlotRows, usize, &mut [[f32; LANES]]) + Sync + 'a;
+
 impl RecurrentStates {
     /// Bytes one slot takes over all `layers`.
     pub fn slot_bytes(layers: usize, shape: StateShape) -> usize {
@@ -181,7 +184,7 @@ impl RecurrentStates {
         team: &Team,
         layer: usize,
         sequences: &[SlotRows],
-        task: &(dyn Fn(&SlotRows, usize, &mut [[f32; LANES]]) + Sync),
+        task: &HeadTask<'_>,
     ) {
         self.calls += 1;
         for sequence in sequences {

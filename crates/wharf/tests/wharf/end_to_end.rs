@@ -187,14 +187,17 @@ fn wrong_settings_of_an_engine_are_errors() {
         (["--max-num-seqs", "0"], "--max-num-seqs"),
         (["--draft-model", "/no/such"], "/no/such"),
         (["--draft-model", &foreign_path], "vocabulary"),
-        (["--threads=100000", "--pin-threads"], "cores"),
         (["--draft-model", &recurrent], "recurrent layers"),
         (["--speculative-method", "draft"], "--draft-model"),
     ] {
         let (status, _, err) = output(engine().args(flags));
         assert!(!status.success() && err.contains(expected), "{err:?} lacks {expected:?}");
     }
-    for flags in [["--draft-model", &qwen], ["--speculative-method", "ngram"]] {
+    let mut command = Wharf::command();
+    command.args(["engine", "--threads", "100000", "--pin-threads", "--model"]);
+    let (status, _, err) = output(command.arg(checkpoint(MODEL)));
+    assert!(!status.success() && err.contains("cores: see --threads"), "{err}");
+    for flags in [["--draft-model", &foreign_path], ["--speculative-method", "ngram"]] {
         let mut command = Wharf::command();
         command.args(["engine", "--port", "0", "--model", &recurrent]).args(flags);
         let (status, _, err) = output(&mut command);
