@@ -215,7 +215,9 @@ pub(crate) struct ComputeOptions {
     /// Bind each thread that computes to a core of its own. For a machine that does little else: a
     /// thread whose core is taken waits, and is not moved. Several engines want cores of their own,
     /// by taskset or numactl. Linux only.
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new())]
+    #[arg(action = ArgAction::Set, default_value = "false", default_missing_value = "true")]
+    #[arg(value_name = "BOOL")]
     pub(crate) pin_threads: bool,
     /// Instructions to use [default: the best this CPU has].
     #[arg(long, value_name = "ISA")]
