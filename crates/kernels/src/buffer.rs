@@ -63,9 +63,9 @@ impl<T: Plain> Buffer<T> {
         let buffer = Self::zeroed(len);
         #[cfg(target_os = "linux")]
         {
-            const PAGE: usize = 4096;
-            let skip = buffer.bytes.as_ptr().align_offset(PAGE);
-            let size = buffer.bytes.len().saturating_sub(skip) / PAGE * PAGE;
+            let page = rustix::param::page_size();
+            let skip = buffer.bytes.as_ptr().align_offset(page);
+            let size = buffer.bytes.len().saturating_sub(skip) / page * page;
             let start = buffer.bytes.as_ptr().wrapping_add(skip).cast_mut();
             if size > 0 {
                 // SAFETY: the range is within `bytes`, of which only we know, and the advice changes

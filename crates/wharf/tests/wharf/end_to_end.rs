@@ -176,6 +176,30 @@ fn serve_hands_the_draft_model_on() {
 }
 
 #[test]
+fn pinned_threads_stay_on_a_cpu() {
+    let mut command = Wharf::command();
+    command.args(["engine", "--port", "0", "--threads", "2", "--pin-threads", "--model"]);
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        println!("skipped: this machine has one CPU");
+        return;
+    }
+    let mut engine = Wharf::start(command.arg(checkpoint(MODEL)));
+    engine.wait_for("/v1");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", engine.pid())).unwrap();
+    let read = |folder: &Path, file| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+    let folders = tasks.map(|task| task.unwrap().path());
+    let worker = folders.filter(|folder| read(folder, "comm").trim() == "wharf-compute-1");
+    let allowed: Vec<String> = worker
+        .filter_map(|folder| {
+            let status = read(&folder, "status");
+            let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+            Some(line.trim().to_owned())
+        })
+        .collect();
+    assert!(allowed.len() == 1 && allowed[0].parse::<usize>().is_ok(), "{allowed:?}");
+}
+
+#[test]
 fn wrong_settings_of_an_engine_are_errors() {
     let foreign = with_two_tokens_swapped(&checkpoint("llama-head-dim"));
     let foreign_path = foreign.path().display().to_string();
