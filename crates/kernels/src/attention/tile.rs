@@ -13,6 +13,15 @@ use crate::{
     isa::{Kernel, LANES, Simd, max_lanes, sum_lanes},
 };
 
+/// Positions whose values are summed at once, whole blocks: vectors of a row's values that lie beside
+/// those in use are still in the cache when their turn comes.
+const CHUNK: usize = 4 * BLOCK_TOKENS;
+/// Rows up to which the loads take longer than the arithmetic, as they do where a sequence decodes:
+/// what comes next is asked for, as blocks lie where they may and in pages of their own.
+const FEW_ROWS: usize = 3;
+/// Bytes of a line of memory.
+const LINE: usize = 64;
+
 /// `R` rows; `B` blocks of keys and `D` vectors of values at once.
 ///
 /// Rows are in order of what they see: neither end of `seen` goes back from one row to the next.
@@ -61,8 +70,18 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
                 }
             }
         }
-        for d in (0..self.kv.vectors()).step_by(D) {
-            self.sum_values(s, d, &inverse);
+        self.out.fill([0.0; LANES]);
+        let end = self.seen[R - 1].end;
+        for start in (self.first..end).step_by(CHUNK) {
+            for d in (0..self.kv.vectors()).step_by(D) {
+                self.sum_values(s, d, start..end.min(start + CHUNK));
+            }
+        }
+        let vectors = self.kv.vectors();
+        for r in 0..R {
+            for out in &mut self.out[r * vectors..(r + 1) * vectors] {
+                s.store(s.mul(s.load(out), s.splat(inverse[r])), out);
+            }
         }
     }
 }
@@ -81,8 +100,21 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
         for keys in &mut keys {
             *keys = &keys[..self.q.len()];
         }
+        // After the last keys the values' turn comes.
+        let mut next = [keys[0]; B];
+        for n in 0..B {
+            next[n] = match self.table.get(b + B + n) {
+                Some(block) => self.kv.keys(*block),
+                None => self.kv.values(self.table[n.min(width - 1)]),
+            };
+        }
         let mut acc = [[s.splat(0.0); B]; R];
         for (d, q) in self.q.iter().enumerate() {
+            if R <= FEW_ROWS && d.is_multiple_of(LINE / size_of::<[E; LANES]>()) {
+                for n in 0..B {
+                    s.prefetch(next[n].as_ptr().wrapping_add(d));
+                }
+            }
             let mut k = [s.splat(0.0); B];
             for n in 0..B {
                 k[n] = E::load(s, &keys[n][d]);
@@ -108,32 +140,42 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
         }
     }
 
-    /// The weighted sums of vectors `d .. d + D` of the values, for all rows. The positions that all
-    /// rows see are one loop; those at either end that some do not are each row's own, so that a
-    /// value a row does not see has no part in its sum, not even times zero.
+    /// Adds the weighted sums of vectors `d .. d + D` of the values at the positions of `chunk`, for all
+    /// rows. The positions that all rows see are one loop; those at either end that some do not are each
+    /// row's own, so that a value a row does not see has no part in its sum, not even times zero.
     #[inline(always)]
-    fn sum_values<S: Simd>(&mut self, s: S, d: usize, inverse: &[f32; R]) {
-        let (start, end) = (self.seen[R - 1].start, self.seen[0].end.max(self.seen[R - 1].start));
+    fn sum_values<S: Simd>(&mut self, s: S, d: usize, chunk: Range<usize>) {
+        let vectors = self.kv.vectors();
+        let within = |at: usize| at.clamp(chunk.start, chunk.end);
+        let start = within(self.seen[R - 1].start);
+        let end = within(self.seen[0].end).max(start);
         let mut acc = [[s.splat(0.0); D]; R];
         for r in 0..R {
-            let before = self.seen[r].start..start.min(self.seen[r].end);
-            acc[r] = self.add_values(s, d, [r], before, [acc[r]])[0];
+            for n in 0..D {
+                acc[r][n] = s.load(&self.out[r * vectors + (d + n).min(vectors - 1)]);
+            }
+        }
+        if start > chunk.start {
+            for r in 0..R {
+                let seen = within(self.seen[r].start)..start.min(self.seen[r].end);
+                acc[r] = self.add_values(s, d, [r], seen, [acc[r]])[0];
+            }
         }
         let mut all = [0; R];
         for r in 0..R {
             all[r] = r;
         }
         acc = self.add_values(s, d, all, start..end.min(self.seen[0].end), acc);
-        for r in 0..R {
-            let after = end.max(self.seen[r].start).min(self.seen[r].end)..self.seen[r].end;
-            acc[r] = self.add_values(s, d, [r], after, [acc[r]])[0];
+        if end < chunk.end {
+            for r in 0..R {
+                let seen = within(self.seen[r].start).max(end)..within(self.seen[r].end);
+                acc[r] = self.add_values(s, d, [r], seen, [acc[r]])[0];
+            }
         }
-        let vectors = self.kv.vectors();
         for r in 0..R {
             for n in 0..D {
                 if d + n < vectors {
-                    let scaled = s.mul(acc[r][n], s.splat(inverse[r]));
-                    s.store(scaled, &mut self.out[r * vectors + d + n]);
+                    s.store(acc[r][n], &mut self.out[r * vectors + d + n]);
                 }
             }
         }
@@ -156,12 +198,18 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
             let slot = p % BLOCK_TOKENS;
             let slots = (positions.end - p).min(BLOCK_TOKENS - slot);
             let values = self.kv.values(self.table[block]);
+            let next = self.kv.values(self.table[(block + CHUNK / BLOCK_TOKENS).min(width - 1)]);
             let mut weights = [&self.scores[rows[0] * width + block]; N];
             for i in 1..N {
                 weights[i] = &self.scores[rows[i] * width + block];
             }
             for slot in slot..slot + slots {
                 let value = &values[slot * vectors..][..vectors];
+                if R <= FEW_ROWS {
+                    for n in (0..D).step_by(LINE / size_of::<[E; LANES]>()) {
+                        s.prefetch(next.as_ptr().wrapping_add(slot * vectors + d + n));
+                    }
+                }
                 let mut v = [s.splat(0.0); D];
                 for n in 0..D {
                     v[n] = E::load(s, &value[(d + n).min(vectors - 1)]);
