@@ -7,8 +7,8 @@
 //! weight is `code · scale + min`, one more fused multiply-add. Where x is rounded the chain is
 //! another, again the same for every number of rows; in bfloat16 it is AMX's own.
 //!
-//! - `few_rows.rs`, up to 12 or 24 rows: unpacks in registers, streams the weights once. Bound by
-//!   memory.
+//! - `few_rows.rs`, up to 12 or 24 rows, and 128 of plain numbers on AVX2: unpacks in registers,
+//!   streams the weights once. Bound by memory.
 //! - `many_rows.rs`: unpacks panels to a tile in the L1 cache that many rows share. Bound by FMAs.
 //! - `quantised_rows.rs`: where the matrix asks for it ([`Activations::Rounded`]), x is rounded to
 //!   bytes and the products are of integers.
@@ -270,12 +270,13 @@ pub fn matmul_all<const N: usize>(
         return;
     }
     // Runs of calls of one kind; there is one as a rule.
-    for calls in calls.chunk_by(|a, b| a.w.way(isa) == b.w.way(isa)) {
-        match calls[0].w.way(isa) {
-            Way::Bytes => quantised_rows::run(calls),
-            Way::Bfloats(amx) => bfloat_rows::run(amx, calls),
-            Way::Floats if m > few_rows::most(isa) => calls.iter().for_each(Call::run_many),
-            Way::Floats => run_few(team, calls),
+    let kind = |call: &Call<'_>| (call.w.way(isa), few_rows::takes(call));
+    for calls in calls.chunk_by(|a, b| kind(a) == kind(b)) {
+        match kind(&calls[0]) {
+            (Way::Bytes, _) => quantised_rows::run(calls),
+            (Way::Bfloats(amx), _) => bfloat_rows::run(amx, calls),
+            (Way::Floats, true) => run_few(team, calls),
+            (Way::Floats, false) => calls.iter().for_each(Call::run_many),
         }
     }
 }

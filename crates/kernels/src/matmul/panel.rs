@@ -65,6 +65,8 @@ pub(super) trait Panel: Copy {
     fn params<S: Simd>(&self, s: S, index: usize) -> Self::Params<S>;
     /// The load of step `index`.
     fn raw<S: Simd>(&self, s: S, index: usize) -> Self::Raw<S>;
+    /// Asks for what is loaded some steps after `index`.
+    fn prefetch<S: Simd>(&self, s: S, index: usize);
     /// The next weights of a step; called `STEP` times per load.
     fn next<S: Simd>(s: S, params: &Self::Params<S>, raw: &mut Self::Raw<S>) -> S::V;
 }
@@ -135,6 +137,10 @@ impl<N: Number> Panel for PlainPanel<'_, N> {
         N::load(s, &self.data[index])
     }
     #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, index: usize) {
+        s.prefetch(self.data.as_ptr().wrapping_add(PREFETCH_LINES + index));
+    }
+    #[inline(always)]
     fn next<S: Simd>(_: S, (): &(), raw: &mut S::V) -> S::V {
         *raw
     }
@@ -174,6 +180,10 @@ impl Panel for PairPanel<'_> {
     #[inline(always)]
     fn raw<S: Simd>(&self, s: S, index: usize) -> S::W {
         s.load_words(&self.words[index])
+    }
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, index: usize) {
+        s.prefetch(self.words.as_ptr().wrapping_add(PREFETCH_LINES + index));
     }
     #[inline(always)]
     fn next<S: Simd>(s: S, (): &(), raw: &mut S::W) -> S::V {
@@ -572,6 +582,10 @@ impl<C: Code> Panel for CodePanel<'_, C> {
     #[inline(always)]
     fn raw<S: Simd>(&self, s: S, index: usize) -> C::Raw<S> {
         C::raw(s, &self.codes[index * C::WORDS..(index + 1) * C::WORDS])
+    }
+    #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, index: usize) {
+        s.prefetch(self.codes.as_ptr().wrapping_add(PREFETCH_LINES + index * C::WORDS));
     }
     #[inline(always)]
     fn next<S: Simd>(s: S, &(scale, min): &(S::V, S::V), raw: &mut C::Raw<S>) -> S::V {
