@@ -76,7 +76,8 @@ impl MappedFile {
                     end - start,
                 )
             };
-            // A hint: where pages are larger than 4 KiB a range may be refused, and stays resident.
+            // A hint. Where pages are larger, what lies beside the range in its first and last one is
+            // dropped as well.
             let _ = hint;
         }
         #[cfg(not(unix))]

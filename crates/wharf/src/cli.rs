@@ -244,7 +244,11 @@ pub(crate) struct ComputeOptions {
 pub(crate) enum IsaName {
     /// Plain Rust; runs everywhere.
     Portable,
-    /// AVX2 with FMA.
+    /// NEON, on AArch64.
+    Neon,
+    /// NEON with DotProd.
+    NeonDotprod,
+    /// AVX2 with FMA, on x86-64.
     Avx2,
     /// AVX-512.
     Avx512,

@@ -28,18 +28,27 @@ pub(super) fn cpu() -> String {
 
 /// The best level of SIMD that `wharf --isa` knows and this processor has.
 pub(super) fn best_isa() -> &'static str {
-    best_of(&cpuinfo("flags").unwrap_or_default())
+    let flags = cpuinfo("flags").or_else(|| cpuinfo("Features")); // of x86 and of Arm
+    best_of(&flags.unwrap_or_default())
 }
+
+/// What the levels need beside those before them, of each architecture.
+const LEVELS: [&[(&str, &str)]; 2] = [
+    &[("neon", "asimd"), ("neon-dotprod", "asimddp")],
+    &[
+        ("avx2", "avx2 fma f16c"),
+        ("avx512", "avx512f avx512bw avx512dq avx512vl"),
+        ("avx512-vnni", "avx512_vnni"),
+        ("amx", "amx_tile amx_int8 amx_bf16"),
+    ],
+];
 
 fn best_of(flags: &str) -> &'static str {
     let has = |all: &str| all.split(' ').all(|one| flags.split(' ').any(|flag| flag == one));
-    match () {
-        () if !has("avx2 fma f16c") => "portable",
-        () if !has("avx512f avx512bw avx512dq avx512vl") => "avx2",
-        () if !has("avx512_vnni") => "avx512",
-        () if !has("amx_tile amx_int8 amx_bf16") => "avx512-vnni",
-        () => "amx",
-    }
+    let best = |levels: &&[(&'static str, &str)]| {
+        levels.iter().take_while(|(_, needed)| has(needed)).last().map(|(name, _)| *name)
+    };
+    LEVELS.iter().find_map(best).unwrap_or("portable")
 }
 
 /// The first `name` in /proc/cpuinfo.
@@ -106,6 +115,8 @@ mod tests {
     fn a_level_needs_all_below_it() {
         let avx512 = "fma f16c avx2 avx512f avx512bw avx512dq avx512vl";
         let vnni = format!("{avx512} avx512_vnni");
+        assert_eq!(best_of("fp asimd evtstrm"), "neon");
+        assert_eq!(best_of("fp asimd evtstrm asimddp"), "neon-dotprod");
         assert_eq!(best_of("fpu avx2 fma"), "portable");
         assert_eq!(best_of("fpu avx2 fma f16c amx_tile"), "avx2");
         assert_eq!(best_of(avx512), "avx512");

@@ -21,7 +21,7 @@ mod tile;
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    isa::{Isa, LANES, Level},
+    isa::{Isa, LANES},
     team::{SharedSlice, Team},
 };
 
@@ -86,9 +86,9 @@ struct TileTask {
 
 /// Query rows per tile: as many as the registers take.
 fn most_rows(isa: Isa) -> usize {
-    match isa.level() {
-        Level::Avx2 | Level::Portable => 6, // 6 rows × 2 registers, of 16
-        _ => 8,                             // 8 rows × 2 blocks of accumulators, of 32 registers
+    match isa.registers() {
+        8 => 6, // all but two
+        _ => 8, // 8 rows × 2 blocks of accumulators, of 32
     }
 }
 
@@ -214,7 +214,7 @@ impl Call<'_> {
     /// The arms are the sizes that [`most_rows`] allows; then blocks and vectors of the head's
     /// dimensions at once, such that rows × either fills the accumulators and hides their latency.
     fn run_on<E: Element>(&self, task: &TileTask, scratch: &mut WorkerScratch) {
-        let wide = self.isa.level() >= Level::Avx512;
+        let wide = self.isa.registers() > 8;
         match (task.tokens * task.heads, wide) {
             (1, true) => self.tile::<E, 1, 4, 4>(task, scratch),
             (2, true) => self.tile::<E, 2, 4, 4>(task, scratch),

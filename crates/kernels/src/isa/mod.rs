@@ -16,6 +16,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod simd;
 
@@ -28,11 +30,15 @@ pub(crate) use simd::{FP4_DOUBLED, LANES, Simd, max_lanes, sum_lanes};
 /// Rows of a tile of AMX.
 pub(crate) const TILE_ROWS: usize = 16;
 
-/// A level of SIMD support.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A level of SIMD support. Each has a name on every architecture, also where no CPU can have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
     /// Plain Rust. On x86-64 its fused multiply-add is a call into the C library: slow, and exact.
     Portable,
+    /// NEON, which all of AArch64 has.
+    Neon,
+    /// DotProd (ARMv8.2), and all of [`Level::Neon`].
+    NeonDotprod,
     /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ, VL, and all of [`Level::Avx2`].
@@ -44,17 +50,56 @@ pub enum Level {
 }
 
 impl Level {
-    /// All levels, from the plainest.
-    pub const ALL: [Self; 5] =
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Amx];
+    /// All levels, those of an architecture from the plainest to the best.
+    pub const ALL: [Self; 7] = [
+        Self::Portable,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Amx,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Amx => "amx",
+        }
+    }
+
+    /// Whether this CPU has all that the level's kernels are compiled for.
+    fn is_here(self) -> bool {
+        #[cfg(target_arch = "aarch64")]
+        use std::arch::is_aarch64_feature_detected as has;
+        #[cfg(target_arch = "x86_64")]
+        use std::arch::is_x86_feature_detected as has;
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => has!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => Self::Neon.is_here() && has!("dotprod"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && has!("avx512f")
+                    && has!("avx512bw")
+                    && has!("avx512dq")
+                    && has!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_here() && has!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vnni.is_here() && Amx::detect().is_some(),
+            _ => false, // another architecture's
         }
     }
 }
@@ -85,27 +130,13 @@ pub struct Isa(Level);
 impl Isa {
     /// The best level of this CPU.
     pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let avx2 = has!("avx2") && has!("fma") && has!("f16c");
-            let avx512 =
-                has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
-            Self(match () {
-                () if !avx2 => Level::Portable,
-                () if !avx512 => Level::Avx2,
-                () if !has!("avx512vnni") => Level::Avx512,
-                () if Amx::detect().is_some() => Level::Amx,
-                () => Level::Avx512Vnni,
-            })
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Self(Level::Portable)
+        let best = Level::ALL.into_iter().rev().find_map(Self::at);
+        best.unwrap_or(Self(Level::Portable))
     }
 
     /// `level`, if this CPU has it.
     pub fn at(level: Level) -> Option<Self> {
-        (level <= Self::detect().0).then_some(Self(level))
+        level.is_here().then_some(Self(level))
     }
 
     /// Every level this CPU has, from the plainest.
@@ -124,13 +155,24 @@ impl Isa {
         (self.0 == Level::Amx).then(Amx::detect).flatten()
     }
 
+    /// [`Simd::REGISTERS`]: vectors that the registers hold, 8 or 32. Tile sizes go by it.
+    pub(crate) fn registers(self) -> usize {
+        self.dispatch(Registers)
+    }
+
     /// Runs `kernel`, compiled for this instruction set.
     #[inline]
     pub(crate) fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Level::Portable => kernel.run(Portable),
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `Isa(Neon)` is made only by `at`, after asking the CPU.
+            Level::Neon => unsafe { neon::enter(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above, for `Isa(NeonDotprod)`.
+            Level::NeonDotprod => unsafe { neon::enter_dotprod(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa(Avx2)` is made only by `detect` and `at`, after asking the CPU.
+            // SAFETY: `Isa(Avx2)` is made only by `at`, after asking the CPU.
             Level::Avx2 => unsafe { avx2::enter(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, for `Isa(Avx512)`.
@@ -138,8 +180,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above, for `Isa(Avx512Vnni)` and `Isa(Amx)`.
             Level::Avx512Vnni | Level::Amx => unsafe { avx512::enter_vnni(kernel) },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => unreachable!("`at` gives only what `detect` found"),
+            _ => unreachable!("`at` gives no level of another architecture"),
         }
     }
 }
@@ -153,6 +194,16 @@ pub(crate) trait Kernel {
     type Output;
     /// The arithmetic.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+struct Registers;
+
+impl Kernel for Registers {
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        S::REGISTERS
+    }
 }
 
 #[cfg(test)]

@@ -15,10 +15,9 @@ use crate::isa::{Isa, Kernel, LANES, Level, Simd};
 
 /// The most rows of a pass.
 fn pass_rows(isa: Isa) -> usize {
-    match isa.level() {
-        Level::Portable => 4,
-        Level::Avx2 => 4, // 4 rows × 2 registers, of 16
-        _ => 8,           // 8 rows × 2 panels of accumulators, of 32 registers
+    match isa.registers() {
+        8 => 4, // half of them for accumulators, the rest to unpack
+        _ => 8, // 8 rows × 2 panels of accumulators, of 32
     }
 }
 
@@ -39,9 +38,9 @@ pub(super) fn takes(call: &Call<'_>) -> bool {
 
 /// Panels done at once: each is an independent chain of multiply-adds, to hide their latency.
 fn at_once(isa: Isa, rows: usize) -> usize {
-    match (isa.level(), rows) {
-        (Level::Avx2, 1) => 2,
-        (Level::Avx2 | Level::Portable, _) => 1,
+    match (isa.registers(), rows) {
+        (8, 1) => 2,
+        (8, _) => 1,
         (_, ..=3) => 4,
         _ => 2,
     }

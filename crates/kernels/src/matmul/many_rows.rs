@@ -18,7 +18,7 @@ use super::{
     tiles::Tiles,
 };
 use crate::{
-    isa::{Isa, Kernel, LANES, Level, Simd},
+    isa::{Isa, Kernel, LANES, Simd},
     team::SharedSlice,
 };
 
@@ -41,10 +41,9 @@ const TASKS_PER_THREAD: usize = 4;
 /// The most rows of a tile, and its panels: the accumulators fill the registers but for the weights
 /// and one value of x.
 fn tile(isa: Isa) -> (usize, usize) {
-    match isa.level() {
-        Level::Portable => (4, 1), // nothing to fill
-        Level::Avx2 => (6, 1),     // 12 of 16 registers
-        _ => (12, 2),              // 24 of 32 registers
+    match isa.registers() {
+        8 => (6, 1),  // 12 of 16 registers of AVX2, 24 of 32 of NEON
+        _ => (12, 2), // 24 of 32
     }
 }
 

@@ -46,6 +46,7 @@ const FEWEST_AMX_ROWS: usize = 8;
 fn tile_rows(isa: Isa) -> usize {
     match isa.level() {
         Level::Avx2 | Level::Portable => 6,
+        Level::Neon | Level::NeonDotprod => 4, // six would spill: a row takes a tenth more instructions
         _ => 8,
     }
 }

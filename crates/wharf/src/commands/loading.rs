@@ -71,6 +71,8 @@ fn choose_isa(name: Option<IsaName>) -> Result<Isa> {
     let level = match name {
         None => return Ok(Isa::detect()),
         Some(IsaName::Portable) => Level::Portable,
+        Some(IsaName::Neon) => Level::Neon,
+        Some(IsaName::NeonDotprod) => Level::NeonDotprod,
         Some(IsaName::Avx2) => Level::Avx2,
         Some(IsaName::Avx512) => Level::Avx512,
         Some(IsaName::Avx512Vnni) => Level::Avx512Vnni,
