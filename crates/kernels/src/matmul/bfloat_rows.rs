@@ -11,7 +11,7 @@ use std::{cell::RefCell, ops::Range};
 use super::{
     Call, Weights,
     panel::{PairPanels, Panels},
-    store,
+    run_all, store,
     tiles::Tiles,
 };
 use crate::{
@@ -139,20 +139,13 @@ pub(super) fn run(amx: Amx, calls: &[Call<'_>]) {
     let Some(Call { isa, team, x, w, .. }) = calls.first() else { return };
     ROWS.with_borrow_mut(|space| {
         let rows = Rows::round(*isa, team, x, w.cols, space);
-        let cut = |call| Cut::of(call, rows.tiles);
-        team.run(calls.iter().map(|call| cut(call).tasks()).sum(), &|mut task, _| {
-            for call in calls {
-                let cut = cut(call);
-                if task < cut.tasks() {
-                    return run_task(amx, call, rows, cut, task);
-                }
-                task -= cut.tasks();
-            }
-        });
+        let tasks = |call: &Call<'_>| Cut::of(call, rows.tiles).tasks();
+        run_all(calls, tasks, |call, task| run_task(amx, call, rows, task));
     });
 }
 
-fn run_task(amx: Amx, call: &Call<'_>, rows: Rows<'_>, cut: Cut, task: usize) {
+fn run_task(amx: Amx, call: &Call<'_>, rows: Rows<'_>, task: usize) {
+    let cut = Cut::of(call, rows.tiles);
     let Weights::Bf16(panels) = &call.w.weights else {
         unreachable!("`PackedMatrix::way` has looked")
     };

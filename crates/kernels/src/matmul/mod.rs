@@ -54,6 +54,9 @@ pub enum Activations {
     Rounded,
 }
 
+/// Matrices that one `x` meets at once, at most.
+const MOST_CALLS: usize = 8;
+
 /// The algorithms, by what becomes of x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -258,6 +261,7 @@ pub fn matmul_all<const N: usize>(
     m: usize,
     outputs: [(&PackedMatrix, &mut [f32]); N],
 ) {
+    const { assert!(N <= MOST_CALLS) };
     let calls = outputs.map(|(w, y)| {
         assert_eq!(Some(x.len()), m.checked_mul(w.cols), "x is not [{m}, {}]", w.cols);
         assert_eq!(Some(y.len()), m.checked_mul(w.rows), "y is not [{m}, {}]", w.rows);
@@ -275,24 +279,32 @@ pub fn matmul_all<const N: usize>(
         match kind(&calls[0]) {
             (Way::Bytes, _) => quantised_rows::run(calls),
             (Way::Bfloats(amx), _) => bfloat_rows::run(amx, calls),
-            (Way::Floats, true) => run_few(team, calls),
+            (Way::Floats, true) => {
+                let cut = few_rows::Cut::of;
+                run_all(
+                    calls,
+                    |call| cut(call).tasks(),
+                    |call, task| call.run_few(cut(call), task),
+                );
+            }
             (Way::Floats, false) => calls.iter().for_each(Call::run_many),
         }
     }
 }
 
-/// All of `calls` in one region.
-fn run_few(team: &Team, calls: &[Call<'_>]) {
-    let tasks = |call| few_rows::Cut::of(call).tasks();
-    team.run(calls.iter().map(tasks).sum(), &|mut task, _| {
-        for call in calls {
-            let cut = few_rows::Cut::of(call);
-            if task < cut.tasks() {
-                return call.run_few(cut, task);
-            }
-            task -= cut.tasks();
-        }
-    });
+/// All tasks of all of `calls` in one region. A thread's share is some of every matrix: the panels that it
+/// packed.
+fn run_all(
+    calls: &[Call<'_>],
+    tasks: impl Fn(&Call<'_>) -> usize,
+    run: impl Fn(&Call<'_>, usize) + Sync,
+) {
+    let Some(Call { team, .. }) = calls.first() else { return };
+    let mut parts = [0; MOST_CALLS];
+    for (part, call) in parts.iter_mut().zip(calls) {
+        *part = tasks(call);
+    }
+    team.run_parts(&parts[..calls.len()], &|call, task, _| run(&calls[call], task));
 }
 
 /// The operands of one call. `y` is written by tasks that each own some columns of some rows.

@@ -19,7 +19,7 @@ use std::{cell::RefCell, ops::Range};
 use super::{
     Call, Weights,
     panel::{Code, CodePanel, CodePanels, Panel, Panels},
-    store,
+    run_all, store,
     tiles::Tiles,
 };
 use crate::{
@@ -260,24 +260,21 @@ pub(super) fn run(calls: &[Call<'_>]) {
     ROWS.with_borrow_mut(|rows| {
         rows.quantise(*isa, team, x, w.cols);
         let rows = &*rows;
-        team.run(calls.iter().map(|call| Cut::of(call).tasks()).sum(), &|mut task, _| {
-            for call in calls {
-                let cut = Cut::of(call);
-                if task < cut.tasks() {
-                    return match &call.w.weights {
-                        Weights::Int4(panels) => run_task(call, panels, rows, cut, task),
-                        Weights::Int8(panels) => run_task(call, panels, rows, cut, task),
-                        Weights::Fp4(panels) => run_task(call, panels, rows, cut, task),
-                        _ => unreachable!("`PackedMatrix::way` has looked"),
-                    };
-                }
-                task -= cut.tasks();
-            }
-        });
+        run_all(
+            calls,
+            |call| Cut::of(call).tasks(),
+            |call, task| match &call.w.weights {
+                Weights::Int4(panels) => run_task(call, panels, rows, task),
+                Weights::Int8(panels) => run_task(call, panels, rows, task),
+                Weights::Fp4(panels) => run_task(call, panels, rows, task),
+                _ => unreachable!("`PackedMatrix::way` has looked"),
+            },
+        );
     });
 }
 
-fn run_task<C: Code>(call: &Call<'_>, panels: &CodePanels<C>, rows: &Rows, cut: Cut, task: usize) {
+fn run_task<C: Code>(call: &Call<'_>, panels: &CodePanels<C>, rows: &Rows, task: usize) {
+    let cut = Cut::of(call);
     let (block, first) = (task / cut.tasks_per_block, task % cut.tasks_per_block * cut.per_task);
     let (all, blocks) = (cut.layout.tiles.count, cut.blocks);
     let tiles = block * all / blocks..(block + 1) * all / blocks;
