@@ -14,6 +14,9 @@ use wharf_kernels::{
     attention::{
         AttentionScratch, AttentionShape, KvCache, KvFormat, KvShape, SequenceRows, attention,
     },
+    delta_rule::{
+        DeltaInputs, DeltaShape, HeadOrder, RecurrentStates, SlotRows, StateShape, delta_rule,
+    },
     isa::{Isa, Level},
     matmul::{Activations, PackedMatrix, matmul},
     quant::Format,
@@ -38,6 +41,7 @@ fn main() {
     empty_regions(&team);
     matrices(isa, &team);
     attend(isa, &team);
+    recur(isa, &team);
 }
 
 /// The shortest of the runs in about a fifth of a second.
@@ -54,8 +58,11 @@ fn best(mut run: impl FnMut()) -> Duration {
 }
 
 fn empty_regions(team: &Team) {
-    let time = best(|| (0..100).for_each(|_| team.run(team.threads(), &|_, _| ())));
-    println!("an empty region: {:?}", time / 100);
+    for per_thread in [1, 8] {
+        let tasks = per_thread * team.threads();
+        let time = best(|| (0..100).for_each(|_| team.run(tasks, &|_, _| ())));
+        println!("a region of {tasks} tasks that do nothing: {:?}", time / 100);
+    }
 }
 
 fn matrices(isa: Isa, team: &Team) {
@@ -154,4 +161,48 @@ fn attend(isa: Isa, team: &Team) {
             println!("{name:32} {time:>10.1?} {flops:8.1}");
         }
     }
+}
+
+/// The delta rule with the heads of Qwen3-Next: 2 MiB of state for each sequence and layer.
+fn recur(isa: Isa, team: &Team) {
+    let shape = DeltaShape {
+        key_heads: 16,
+        value_heads: 32,
+        key_dim: 128,
+        value_dim: 128,
+        order: HeadOrder::Grouped,
+    };
+    let DeltaShape { value_heads, key_dim, value_dim, .. } = shape;
+    let channels = shape.channels();
+    let of = StateShape { history: 3, channels, value_heads, key_dim, value_dim };
+    println!("{:32} {:>10} {:>8} {:>8}", "delta rule (32 heads of 128)", "time", "GB/s", "GFLOP/s");
+    for (sequences, num_rows) in [(1, 1), (8, 1), (1, 64), (1, 512), (8, 64)] {
+        let rows = sequences * num_rows;
+        let mut states = RecurrentStates::new(1, sequences, of);
+        let slots = (0..sequences).map(|slot| {
+            let first_row = slot * num_rows;
+            SlotRows { first_row, num_rows, slot }
+        });
+        let slots: Vec<_> = slots.collect();
+        // Small enough for sums, large enough for nothing to be subnormal.
+        let qkv = vec![0.05; rows * channels];
+        let (decay, beta) = (vec![0.9; rows * value_heads], vec![0.5; rows * value_heads]);
+        let inputs = DeltaInputs { qkv: &qkv, decay: &decay, beta: &beta };
+        let mut out = vec![0.0; rows * value_heads * value_dim];
+        let time = best(|| {
+            delta_rule(isa, team, shape, &mut states, 0, &slots, inputs, black_box(&mut out));
+        });
+        let state = value_heads * key_dim * value_dim;
+        // Read and written once: columns stay in the cache while a sequence's rows go by.
+        let bytes = (2 * sequences * state * size_of::<f32>()) as f64 / time.as_secs_f64() * 1e-9;
+        // Decay, known, decay, update, sum.
+        let flops = (8 * rows * state) as f64 / time.as_secs_f64() * 1e-9;
+        let name = format!("{sequences} x {num_rows} rows");
+        println!("{name:32} {time:>10.1?} {bytes:8.1} {flops:8.1}");
+    }
+    let mut states = RecurrentStates::new(4, 2, of);
+    states.clear(team, 0);
+    let time = best(|| states.copy(team, 0, 1));
+    let bytes = RecurrentStates::slot_bytes(4, of) as f64 / time.as_secs_f64() * 1e-9;
+    println!("{:32} {time:>10.1?} {bytes:8.1}", "a state of 4 layers copied");
 }

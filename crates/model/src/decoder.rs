@@ -142,18 +142,11 @@ pub(crate) struct Scratch {
     gate: Vec<f32>,
     delta_net: DeltaNetScratch,
     feed_forward: FeedForwardScratch,
-    /// Of each of the decoder's `ropes`.
-    angles: Vec<Angles>,
+    /// Of each row.
+    positions: Vec<usize>,
+    /// Of each of the decoder's `ropes`: see [`Rotations::angles`].
+    angles: Vec<Vec<f32>>,
     attention: AttentionScratch,
-}
-
-/// Cosines and sines of a step's positions.
-#[derive(Default)]
-struct Angles {
-    /// `[rows, rotary_dim / 2]`
-    cos: Vec<f32>,
-    /// `[rows, rotary_dim / 2]`
-    sin: Vec<f32>,
 }
 
 /// What a model keeps of its sequences.
@@ -208,7 +201,7 @@ impl Decoder {
             .collect();
         let states = StateRows::of(batch);
         if let Some(memory) = &mut caches.states {
-            states.begin(memory);
+            states.begin(compute.team, memory);
         }
         let step =
             Step { compute, rows: batch.tokens.len(), sequences: &sequences, states: &states };
@@ -225,26 +218,36 @@ impl Decoder {
 
     /// hidden = the tokens' embeddings.
     fn embed(&self, step: &Step<'_>, scratch: &mut Scratch, tokens: &[u32]) {
-        let hidden = sized(&mut scratch.hidden, step.rows * self.hidden_size);
-        for (row, token) in hidden.chunks_exact_mut(self.hidden_size).zip(tokens) {
-            self.embedding.read(*token, row);
-            if self.embedding_multiplier != 1.0 {
-                row.iter_mut().for_each(|value| *value *= self.embedding_multiplier);
+        let width = self.hidden_size;
+        let hidden = sized(&mut scratch.hidden, step.rows * width);
+        rows::in_tasks(step.compute, width, hidden, |first, hidden| {
+            for (row, token) in hidden.chunks_exact_mut(width).zip(&tokens[first..]) {
+                self.embedding.read(*token, row);
+                if self.embedding_multiplier != 1.0 {
+                    row.iter_mut().for_each(|value| *value *= self.embedding_multiplier);
+                }
             }
-        }
+        });
     }
 
     /// Cosines and sines of every row's position, the same for all heads, and layers of one rotation.
     fn rotations(&self, step: &Step<'_>, scratch: &mut Scratch) {
-        scratch.angles.resize_with(self.ropes.len(), Angles::default);
-        for (rope, angles) in self.ropes.iter().zip(&mut scratch.angles) {
-            angles.cos.clear();
-            angles.sin.clear();
-            for sequence in step.sequences {
-                for position in sequence.start..sequence.start + sequence.num_rows {
-                    rope.push_row(position, &mut angles.cos, &mut angles.sin);
-                }
-            }
+        let Scratch { positions, angles, .. } = scratch;
+        positions.clear();
+        for sequence in step.sequences {
+            positions.extend(sequence.start..sequence.start + sequence.num_rows);
+        }
+        angles.resize_with(self.ropes.len(), Vec::new);
+        for (rope, angles) in self.ropes.iter().zip(angles) {
+            let width = 2 * rope.half_dim();
+            rows::angles(
+                step.compute,
+                width,
+                sized(angles, positions.len() * width),
+                |row, out| {
+                    rope.write_row(positions[row], out);
+                },
+            );
         }
     }
 
@@ -310,12 +313,10 @@ impl Decoder {
             rows::rms_norm_in_place(compute, key, key_norm, self.rms_norm_eps);
         }
         if let Some(rope) = attention.rope {
-            let angles = &scratch.angles[rope];
             let rotations = Rotations {
                 head_dim: self.head_dim,
                 half_dim: self.ropes[rope].half_dim(),
-                cos: &angles.cos,
-                sin: &angles.sin,
+                angles: &scratch.angles[rope],
             };
             rows::rotate(compute, attention.query.weight.rows(), query, rotations);
             rows::rotate(compute, attention.key.weight.rows(), key, rotations);
@@ -390,13 +391,18 @@ impl Decoder {
     ) {
         let width = self.hidden_size;
         let normed = sized(&mut scratch.normed, wanted.len() * width);
-        for (out, row) in normed.chunks_exact_mut(width).zip(wanted) {
-            let hidden = &scratch.hidden[row * width..(row + 1) * width];
-            norm::rms_norm(compute.isa, hidden, &self.final_norm, self.rms_norm_eps, out);
-        }
+        let hidden = &scratch.hidden;
+        rows::in_tasks(compute, width, normed, |first, normed| {
+            for (out, row) in normed.chunks_exact_mut(width).zip(&wanted[first..]) {
+                let hidden = &hidden[row * width..(row + 1) * width];
+                norm::rms_norm(compute.isa, hidden, &self.final_norm, self.rms_norm_eps, out);
+            }
+        });
         matmul(compute.isa, compute.team, normed, wanted.len(), &self.output, logits);
         if self.logits_scaling != 1.0 {
-            logits.iter_mut().for_each(|logit| *logit /= self.logits_scaling);
+            rows::in_tasks(compute, self.output.rows(), logits, |_, logits| {
+                logits.iter_mut().for_each(|logit| *logit /= self.logits_scaling);
+            });
         }
         if let Some(cap) = self.final_logit_softcapping {
             rows::soft_cap(compute, self.output.rows(), logits, cap);

@@ -11,6 +11,7 @@ use wharf_kernels::{
     delta_rule::{DeltaInputs, DeltaShape, RecurrentStates, SlotRows, StateShape, delta_rule},
     norm,
     short_conv::short_conv,
+    team::Team,
 };
 
 use crate::{
@@ -114,12 +115,12 @@ impl StateRows {
     }
 
     /// Brings the sequences' slots to what they are before their rows.
-    pub(crate) fn begin(&self, states: &mut RecurrentStates) {
+    pub(crate) fn begin(&self, team: &Team, states: &mut RecurrentStates) {
         for &(from, to) in &self.restores {
-            states.copy(from, to);
+            states.copy(team, from, to);
         }
         for &slot in &self.fresh {
-            states.clear(slot);
+            states.clear(team, slot);
         }
     }
 }
@@ -195,14 +196,14 @@ impl DeltaNet {
 
         short_conv(isa, team, &self.conv, states, layer, &of.before, projected, qkv);
         for &(from, to) in &of.saves {
-            states.copy_history(from, to, layer);
+            states.copy_history(team, from, to, layer);
         }
         short_conv(isa, team, &self.conv, states, layer, &of.after, projected, qkv);
         self.normalise(compute, qkv);
         let inputs = DeltaInputs { qkv, decay: &scratch.decay, beta: &scratch.beta };
         delta_rule(isa, team, self.shape, states, layer, &of.before, inputs, attended);
         for &(from, to) in &of.saves {
-            states.copy_heads(from, to, layer);
+            states.copy_heads(team, from, to, layer);
         }
         delta_rule(isa, team, self.shape, states, layer, &of.after, inputs, attended);
 

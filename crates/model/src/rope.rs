@@ -150,12 +150,12 @@ impl Rope {
         self.inv_freq.len()
     }
 
-    /// Appends the cosines and sines of `position` to `cos` and `sin` (`[rows, rotary_dim / 2]`).
-    pub(crate) fn push_row(&self, position: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
-        for freq in &self.inv_freq {
+    /// Writes the cosines of `position` and then its sines to `out`, `[2, rotary_dim / 2]`.
+    pub(crate) fn write_row(&self, position: usize, out: &mut [f32]) {
+        let (cos, sin) = out.split_at_mut(self.half_dim());
+        for ((freq, cos), sin) in self.inv_freq.iter().zip(cos).zip(sin) {
             let (s, c) = (position as f32 * freq).sin_cos();
-            cos.push(c * self.attention_factor);
-            sin.push(s * self.attention_factor);
+            (*cos, *sin) = (c * self.attention_factor, s * self.attention_factor);
         }
     }
 }
@@ -287,9 +287,11 @@ mod tests {
     fn a_row_holds_cosines_and_sines_of_its_position() {
         let rope =
             Rope::new(&RopeConfig { theta: 10_000.0, scaling: Scaling::None }, 8, 64).unwrap();
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        rope.push_row(3, &mut cos, &mut sin);
-        assert_eq!((cos.len(), sin.len()), (4, 4));
-        assert!((cos[0] - 3f32.cos()).abs() < 1e-6 && (sin[0] - 3f32.sin()).abs() < 1e-6);
+        let mut row = [0.0; 8];
+        rope.write_row(3, &mut row);
+        for (i, angle) in [3.0, 0.3, 0.03, 0.003f32].into_iter().enumerate() {
+            let (cos, sin) = (row[i], row[4 + i]);
+            assert!((cos - angle.cos()).abs() < 1e-6 && (sin - angle.sin()).abs() < 1e-6);
+        }
     }
 }

@@ -13,6 +13,9 @@ use crate::decoder::Compute;
 /// Values a task should have at least: below, waking a thread costs more than it saves.
 const TASK_VALUES: usize = 16 * 1024;
 
+/// The same of angles, each of which takes a sine and a cosine: tens of nanoseconds.
+const TASK_ANGLES: usize = 1024;
+
 /// `out[r] = rms_norm(x[r]) * weight`, `[rows, weight.len()]`.
 pub(crate) fn rms_norm(compute: Compute<'_>, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     in_tasks(compute, weight.len(), out, |first, out| {
@@ -94,24 +97,80 @@ pub(crate) fn gathered(compute: Compute<'_>, x: &[f32], order: &[u32]) -> Vec<f3
     out
 }
 
+/// One of a step's rows, and what it is multiplied by as it is added.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct WeightedRow {
+    pub(crate) row: usize,
+    pub(crate) weight: f32,
+}
+
+/// `out[i] = x[rows[i]]`, `[rows.len(), width]`.
+pub(crate) fn gather(
+    compute: Compute<'_>,
+    width: usize,
+    x: &[f32],
+    rows: &[WeightedRow],
+    out: &mut [f32],
+) {
+    in_tasks(compute, width, out, |first, out| {
+        for (out, from) in out.chunks_exact_mut(width).zip(&rows[first..]) {
+            out.copy_from_slice(&x[from.row * width..][..width]);
+        }
+    });
+}
+
+/// `out[rows[i]] += y[i] * weight[i]`, `[_, width]`; `rows` in ascending order.
+pub(crate) fn scatter_add(
+    compute: Compute<'_>,
+    width: usize,
+    y: &[f32],
+    rows: &[WeightedRow],
+    out: &mut [f32],
+) {
+    debug_assert!(rows.is_sorted_by_key(|to| to.row));
+    // A task has some of `out`'s rows, and finds those of `rows` that are among them.
+    run_tasks(compute, width, y.len() / TASK_VALUES, out, |first, out| {
+        let end = first + out.len() / width;
+        let from = rows.partition_point(|to| to.row < first);
+        for (to, y) in rows[from..].iter().zip(y[from * width..].chunks_exact(width)) {
+            if to.row >= end {
+                break;
+            }
+            let out = &mut out[(to.row - first) * width..][..width];
+            activation::add_scaled(compute.isa, out, y, to.weight);
+        }
+    });
+}
+
+/// Writes `out`, `[rows, width]`, of angles: `write(row, out)`.
+pub(crate) fn angles(
+    compute: Compute<'_>,
+    width: usize,
+    out: &mut [f32],
+    write: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    run_tasks(compute, width, out.len() / TASK_ANGLES, out, |first, out| {
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            write(first + row, out);
+        }
+    });
+}
+
 /// What every head of a row is rotated by.
 #[derive(Clone, Copy)]
 pub(crate) struct Rotations<'a> {
     pub(crate) head_dim: usize,
-    /// Width of a row of `cos` and `sin`.
     pub(crate) half_dim: usize,
-    /// `[rows, half_dim]`
-    pub(crate) cos: &'a [f32],
-    /// `[rows, half_dim]`
-    pub(crate) sin: &'a [f32],
+    /// Cosines and sines, `[rows, 2, half_dim]`.
+    pub(crate) angles: &'a [f32],
 }
 
 /// Rotates every head of `x`, `[rows, width = heads * head_dim]`, by its row's position.
 pub(crate) fn rotate(compute: Compute<'_>, width: usize, x: &mut [f32], by: Rotations<'_>) {
     in_tasks(compute, width, x, |first, x| {
-        let cos = by.cos.chunks_exact(by.half_dim);
-        let rotations = cos.zip(by.sin.chunks_exact(by.half_dim)).skip(first);
-        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(rotations) {
+        let angles = by.angles.chunks_exact(2 * by.half_dim).skip(first);
+        for (row, angles) in x.chunks_exact_mut(width).zip(angles) {
+            let (cos, sin) = angles.split_at(by.half_dim);
             rope::rotate(row, by.head_dim, cos, sin);
         }
     });
@@ -132,12 +191,58 @@ pub(crate) fn in_tasks(
     x: &mut [f32],
     operator: impl Fn(usize, &mut [f32]) + Sync,
 ) {
+    run_tasks(compute, width, x.len() / TASK_VALUES, x, operator);
+}
+
+/// As [`in_tasks`], of at most as many tasks as are `worthwhile`.
+pub(crate) fn run_tasks<T: Send>(
+    compute: Compute<'_>,
+    width: usize,
+    worthwhile: usize,
+    x: &mut [T],
+    operator: impl Fn(usize, &mut [T]) + Sync,
+) {
     let rows = x.len() / width;
     // More tasks than threads, so that one that begins late does not hold up the others.
-    let tasks = (x.len() / TASK_VALUES).min(4 * compute.team.threads());
+    let tasks = worthwhile.min(4 * compute.team.threads());
     if tasks < 2 || compute.team.threads() < 2 {
         return operator(0, x);
     }
     let run = rows.div_ceil(tasks);
     compute.team.run_chunks(x, run * width, &|index, rows, _| operator(index * run, rows));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use wharf_kernels::{isa::Isa, team::Team};
+
+    use super::*;
+
+    /// As by one row after the other, with few rows and with enough for tasks.
+    #[test]
+    fn rows_are_gathered_and_added_where_they_belong() {
+        for (threads, width, of) in [(1, 8, 10), (3, 8, 10), (3, 300, 1000)] {
+            let team = Team::new(NonZeroUsize::new(threads).unwrap());
+            let compute = Compute { isa: Isa::detect(), team: &team };
+            let x: Vec<f32> = (0..of * width).map(|i| (i as f32 * 0.37).sin()).collect();
+            for rows in [vec![], vec![of - 1], (0..of).collect(), (0..of).step_by(7).collect()] {
+                let weight = |row: usize| 0.5 + row as f32 / 7.0;
+                let rows = rows.into_iter().map(|row| WeightedRow { row, weight: weight(row) });
+                let rows: Vec<_> = rows.collect();
+                let mut own = vec![0.0; rows.len() * width];
+                gather(compute, width, &x, &rows, &mut own);
+                let mut out = vec![1.0; x.len()];
+                scatter_add(compute, width, &own, &rows, &mut out);
+                let mut want = vec![1.0; x.len()];
+                for WeightedRow { row, weight } in rows {
+                    let range = row * width..(row + 1) * width;
+                    let want = &mut want[range.clone()];
+                    activation::add_scaled(compute.isa, want, &x[range], weight);
+                }
+                assert_eq!(out, want);
+            }
+        }
+    }
 }

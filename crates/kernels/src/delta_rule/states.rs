@@ -5,7 +5,7 @@
 //! dimension padded to 16. Whoever owns the slots says which one means what; a slot that is handed
 //! on is zeroed or overwritten first.
 
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 use crate::{
     buffer::Buffer,
@@ -74,6 +74,10 @@ pub struct RecurrentStates {
     calls: u64,
 }
 
+/// Vectors that a task copies, or makes zero: 256 KiB take some tens of microseconds, and a region to
+/// share out less than two of them costs more than it saves.
+const TASK_VECTORS: usize = 4096;
+
 /// What is done with a head's state: `(sequence, head, state)`.
 type HeadTask<'a> = dyn Fn(&SlotRows, usize, &mut [[f32; LANES]]) + Sync + 'a;
 
@@ -109,41 +113,64 @@ impl RecurrentStates {
     ///
     /// # Panics
     /// When there is no such slot.
-    pub fn clear(&mut self, slot: usize) {
+    pub fn clear(&mut self, team: &Team, slot: usize) {
         let range = self.layers_of(slot, 0..self.layers);
-        self.store[range].fill([0.0; LANES]);
+        team.run_chunks(&mut self.store[range], TASK_VECTORS, &|_, piece, _| {
+            piece.fill([0.0; LANES]);
+        });
     }
 
     /// Copies all layers of a slot to another.
     ///
     /// # Panics
     /// When there is no such slot.
-    pub fn copy(&mut self, from: usize, to: usize) {
-        let to = self.layers_of(to, 0..self.layers).start;
-        let from = self.layers_of(from, 0..self.layers);
-        self.store.copy_within(from, to);
+    pub fn copy(&mut self, team: &Team, from: usize, to: usize) {
+        self.copy_layers(team, [from, to], 0..self.layers, 0..self.layers * self.shape.layer_len());
     }
 
     /// Copies what the convolution of one layer keeps to another slot.
     ///
     /// # Panics
     /// When there is no such slot or layer.
-    pub fn copy_history(&mut self, from: usize, to: usize, layer: usize) {
-        self.copy_part(from, to, layer, 0..self.shape.history_len());
+    pub fn copy_history(&mut self, team: &Team, from: usize, to: usize, layer: usize) {
+        self.copy_layers(team, [from, to], layer..layer + 1, 0..self.shape.history_len());
     }
 
     /// Copies the heads' states of one layer to another slot.
     ///
     /// # Panics
     /// When there is no such slot or layer.
-    pub fn copy_heads(&mut self, from: usize, to: usize, layer: usize) {
-        self.copy_part(from, to, layer, self.shape.history_len()..self.shape.layer_len());
+    pub fn copy_heads(&mut self, team: &Team, from: usize, to: usize, layer: usize) {
+        let heads = self.shape.history_len()..self.shape.layer_len();
+        self.copy_layers(team, [from, to], layer..layer + 1, heads);
     }
 
-    fn copy_part(&mut self, from: usize, to: usize, layer: usize, part: Range<usize>) {
-        let from = self.layers_of(from, layer..layer + 1).start;
-        let to = self.layers_of(to, layer..layer + 1).start;
-        self.store.copy_within(from + part.start..from + part.end, to + part.start);
+    /// Copies `part`, counted from where the layers of a slot begin.
+    fn copy_layers(
+        &mut self,
+        team: &Team,
+        [from, to]: [usize; 2],
+        layers: Range<usize>,
+        part: Range<usize>,
+    ) {
+        let [source, target] = [from, to].map(|slot| {
+            let start = self.layers_of(slot, layers.clone()).start;
+            start + part.start..start + part.end
+        });
+        let (source, target) = match from.cmp(&to) {
+            Ordering::Equal => return,
+            Ordering::Less => {
+                let (before, after) = self.store.split_at_mut(target.start);
+                (&before[source], &mut after[..target.len()])
+            }
+            Ordering::Greater => {
+                let (before, after) = self.store.split_at_mut(source.start);
+                (&after[..source.len()], &mut before[target])
+            }
+        };
+        team.run_chunks(target, TASK_VECTORS, &|index, piece, _| {
+            piece.copy_from_slice(&source[index * TASK_VECTORS..][..piece.len()]);
+        });
     }
 
     /// Whether all of a slot is zero.
@@ -167,12 +194,44 @@ impl RecurrentStates {
         &self.store[start..][..self.shape.history_len()].as_flattened()[..history * channels]
     }
 
-    /// As [`RecurrentStates::history`].
-    pub(crate) fn history_mut(&mut self, slot: usize, layer: usize) -> &mut [f32] {
-        let start = self.layers_of(slot, layer..layer + 1).start;
+    /// Calls `task(sequence, history)` for each sequence, on the team's threads if there is enough to
+    /// do: `history` as [`RecurrentStates::history`] gives it.
+    ///
+    /// # Panics
+    /// When two sequences have one slot, or there is no such slot or layer.
+    pub(crate) fn for_each_history(
+        &mut self,
+        team: &Team,
+        layer: usize,
+        sequences: &[SlotRows],
+        task: &(dyn Fn(&SlotRows, &mut [f32]) + Sync),
+    ) {
+        self.check_slots(layer, sequences);
         let StateShape { history, channels, .. } = self.shape;
         let len = self.shape.history_len();
-        &mut self.store[start..][..len].as_flattened_mut()[..history * channels]
+        let (layers, layer_len) = (self.layers, self.shape.layer_len());
+        let store = SharedSlice::new(&mut self.store[..]);
+        let one = |sequence: &SlotRows| {
+            let start = (sequence.slot * layers + layer) * layer_len;
+            // SAFETY: each sequence is one task, and no two have one slot (checked above).
+            let vectors = unsafe { store.range(start..start + len) };
+            task(sequence, &mut vectors.as_flattened_mut()[..history * channels]);
+        };
+        match sequences.len() * len < 2 * TASK_VECTORS {
+            true => sequences.iter().for_each(one),
+            false => team.run(sequences.len(), &|index, _| one(&sequences[index])),
+        }
+    }
+
+    /// Each sequence has a slot of its own, and there is such a layer.
+    fn check_slots(&mut self, layer: usize, sequences: &[SlotRows]) {
+        self.calls += 1;
+        for sequence in sequences {
+            let call = &mut self.written[sequence.slot];
+            assert!(*call != self.calls, "slot {} has two sequences", sequence.slot);
+            *call = self.calls;
+        }
+        assert!(layer < self.layers, "layer {layer} of {}", self.layers);
     }
 
     /// Calls `task(sequence, head, state)` for each head of each sequence, on the team's threads.
@@ -186,13 +245,7 @@ impl RecurrentStates {
         sequences: &[SlotRows],
         task: &HeadTask<'_>,
     ) {
-        self.calls += 1;
-        for sequence in sequences {
-            let call = &mut self.written[sequence.slot];
-            assert!(*call != self.calls, "slot {} has two sequences", sequence.slot);
-            *call = self.calls;
-        }
-        assert!(layer < self.layers, "layer {layer} of {}", self.layers);
+        self.check_slots(layer, sequences);
         let (heads, head_len) = (self.shape.value_heads, self.shape.head_len());
         let (layers, layer_len) = (self.layers, self.shape.layer_len());
         let history_len = self.shape.history_len();

@@ -160,15 +160,60 @@ fn a_copied_state_goes_on_like_its_original_and_a_cleared_one_from_the_start() {
     };
     let beginning = go(&mut memory, 0, 0, 0, 2);
     go(&mut memory, 1, 0, 0, 2);
-    memory.copy(0, 2);
-    memory.copy_heads(0, 1, 0);
+    memory.copy(&team, 0, 2);
+    memory.copy_heads(&team, 0, 1, 0);
     let original = go(&mut memory, 0, 0, 2, 2);
     assert_eq!(go(&mut memory, 0, 2, 2, 2), original);
     assert_eq!(go(&mut memory, 1, 2, 2, 2), original);
     assert_eq!(go(&mut memory, 0, 1, 2, 2), original);
     assert_ne!(go(&mut memory, 1, 1, 2, 2), original, "only one layer was copied");
-    memory.clear(2);
+    memory.clear(&team, 2);
     assert_eq!(go(&mut memory, 0, 2, 0, 2), beginning);
+}
+
+/// Slots large enough to be copied by several threads, in both directions and to themselves.
+#[test]
+fn large_states_are_copied_whole_by_several_threads() {
+    let of = StateShape { history: 3, channels: 50, value_heads: 9, key_dim: 100, value_dim: 130 };
+    let team = team(3);
+    let mut memory = RecurrentStates::new(3, 3, of);
+    let fill = |memory: &mut RecurrentStates, slot, value: f32| {
+        for layer in 0..3 {
+            let rows = [SlotRows { first_row: 0, num_rows: 1, slot }];
+            memory.for_each_head(&team, layer, &rows, &|_, head, state| {
+                for (i, lanes) in state.iter_mut().enumerate() {
+                    *lanes = std::array::from_fn(|lane| value + (head * 7 + i * 16 + lane) as f32);
+                }
+            });
+            memory.for_each_history(&team, layer, &rows, &|_, history| history.fill(value));
+        }
+    };
+    let layer = |memory: &mut RecurrentStates, slot, layer| {
+        let heads = std::sync::Mutex::new(vec![Vec::new(); of.value_heads]);
+        let rows = [SlotRows { first_row: 0, num_rows: 1, slot }];
+        memory.for_each_head(&team, layer, &rows, &|_, head, state| {
+            heads.lock().unwrap()[head] = state.to_vec();
+        });
+        (memory.history(slot, layer).to_vec(), heads.into_inner().unwrap())
+    };
+    for (from, to) in [(0, 2), (2, 0), (1, 1)] {
+        (0..3).for_each(|slot| fill(&mut memory, slot, slot as f32));
+        memory.copy(&team, from, to);
+        for number in 0..3 {
+            assert_eq!(layer(&mut memory, to, number), layer(&mut memory, from, number));
+        }
+        fill(&mut memory, to, 10.0);
+        let before = layer(&mut memory, to, 1);
+        memory.copy_heads(&team, from, to, 1);
+        let copied = layer(&mut memory, to, 1);
+        assert_eq!(copied.1, layer(&mut memory, from, 1).1);
+        assert_eq!(copied.0, before.0, "what the convolution keeps is not heads'");
+        memory.copy_history(&team, from, to, 1);
+        assert_eq!(layer(&mut memory, to, 1), layer(&mut memory, from, 1));
+        assert_eq!(layer(&mut memory, to, 0).0[0], 10.0, "one layer was copied");
+    }
+    memory.clear(&team, 2);
+    assert!(memory.is_clear(2) && !memory.is_clear(1));
 }
 
 #[test]

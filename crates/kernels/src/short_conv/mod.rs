@@ -26,7 +26,7 @@ const TASK_VALUES: usize = 16 * 1024;
 ///
 /// # Panics
 /// When the shapes disagree, or there are no taps or more than [`MAX_TAPS`]; when the sequences' rows
-/// overlap or are not in ascending order; when there is no such slot or layer.
+/// overlap or are not in ascending order, or two have one slot; when there is no such slot or layer.
 #[allow(clippy::too_many_arguments)] // each is an operand; a struct would only rename them
 pub fn short_conv(
     isa: Isa,
@@ -42,24 +42,35 @@ pub fn short_conv(
     assert_eq!(weight.len(), taps * channels);
     assert!(taps <= MAX_TAPS, "{taps} taps");
     assert_eq!(x.len(), out.len());
-    let rows = check_rows(sequences);
-    assert!(rows * channels <= x.len(), "x is shorter than {rows} rows");
+    let end = check_rows(sequences);
+    assert!(end * channels <= x.len(), "x is shorter than {end} rows");
+    let Some(start) = sequences.first().map(|sequence| sequence.first_row) else { return };
+    let of = |sequence: &SlotRows| {
+        let rows = sequence.first_row..sequence.first_row + sequence.num_rows;
+        &x[rows.start * channels..rows.end * channels]
+    };
+    let out = SharedSlice::new(out);
     let run = (TASK_VALUES / channels.max(1)).max(1);
-    for sequence in sequences {
-        let history = states.history(sequence.slot, layer);
-        let own =
-            sequence.first_row * channels..(sequence.first_row + sequence.num_rows) * channels;
-        let rows = Rows { weight, taps, channels, history, x: &x[own.clone()] };
-        let out = SharedSlice::new(&mut out[own]);
-        team.run(sequence.num_rows.div_ceil(run), &|task, _| {
-            let own = task * run..sequence.num_rows.min((task + 1) * run);
-            // SAFETY: each run of rows is one task.
-            let out = unsafe { out.range(own.start * channels..own.end * channels) };
-            isa.dispatch(Run { rows, first: own.start, out });
-        });
-        let history = states.history_mut(sequence.slot, layer);
-        remember(history, &x[sequence.first_row * channels..][..sequence.num_rows * channels]);
-    }
+    let states_before = &*states;
+    // Tasks are runs of the step's rows, of one sequence or of several.
+    team.run((end - start).div_ceil(run), &|task, _| {
+        let first = start + task * run;
+        let rows = first..end.min(first + run);
+        let passed = |of: &SlotRows| of.first_row + of.num_rows <= rows.start;
+        let sequences = &sequences[sequences.partition_point(passed)..];
+        for sequence in sequences.iter().take_while(|of| of.first_row < rows.end) {
+            let first = rows.start.max(sequence.first_row);
+            let end = rows.end.min(sequence.first_row + sequence.num_rows);
+            let history = states_before.history(sequence.slot, layer);
+            let rows = Rows { weight, taps, channels, history, x: of(sequence) };
+            // SAFETY: each run of rows is one task, and sequences' rows do not overlap.
+            let out = unsafe { out.range(first * channels..end * channels) };
+            isa.dispatch(Run { rows, first: first - sequence.first_row, out });
+        }
+    });
+    states.for_each_history(team, layer, sequences, &|sequence, history| {
+        remember(history, of(sequence));
+    });
 }
 
 /// Moves `x` into `history`, behind what it holds.
@@ -212,9 +223,42 @@ mod tests {
         ];
         short_conv(Isa::detect(), &team, &weight, &mut states, 0, &rows, &x, &mut out);
         let (a, b) = x.split_at(2 * channels);
-        states.copy_history(0, 1, 0);
+        states.copy_history(&team, 0, 1, 0);
         assert_eq!(states.history(1, 0), &x[6 * channels..]);
         assert_eq!(out[..a.len()], run(Isa::detect(), 1, taps, &weight, a, 9)[..]);
         assert_eq!(out[a.len()..], run(Isa::detect(), 1, taps, &weight, b, 9)[..]);
+    }
+
+    /// A step of many sequences, some without a row in it: tasks hold rows of several.
+    #[test]
+    fn many_sequences_share_tasks() {
+        let (taps, channels) = (4, 5000);
+        let lens = [0, 1, 1, 7, 1, 0, 12, 1, 1, 1, 2];
+        let rows: usize = lens.iter().sum();
+        let (weight, x) = (numbers(taps * channels, 1.0), numbers(rows * channels, 2.0));
+        let shape = StateShape { history: 3, channels, value_heads: 1, key_dim: 1, value_dim: 1 };
+        let mut first_row = 0;
+        let sequences = lens.iter().enumerate().map(|(slot, &num_rows)| {
+            first_row += num_rows;
+            SlotRows { first_row: first_row - num_rows, num_rows, slot }
+        });
+        let sequences: Vec<_> = sequences.collect();
+        for threads in [1, 3] {
+            let team = Team::new(NonZeroUsize::new(threads).unwrap());
+            let mut states = RecurrentStates::new(1, lens.len(), shape);
+            let mut out = vec![0.0; x.len()];
+            short_conv(Isa::detect(), &team, &weight, &mut states, 0, &sequences, &x, &mut out);
+            for of in &sequences {
+                let own = of.first_row * channels..(of.first_row + of.num_rows) * channels;
+                let x = &x[own.clone()];
+                if !x.is_empty() {
+                    assert_eq!(out[own], run(Isa::detect(), 1, taps, &weight, x, 20)[..]);
+                }
+                let kept = x.len().min(3 * channels);
+                let history = states.history(of.slot, 0);
+                assert_eq!(history[history.len() - kept..], x[x.len() - kept..]);
+                assert!(history[..history.len() - kept].iter().all(|&x| x == 0.0));
+            }
+        }
     }
 }
