@@ -162,21 +162,6 @@ impl PackedMatrix {
         Self::pack_source(team, rows, cols, into, pack::Origin::Floats(read))
     }
 
-    /// Packs rows that `read` writes as `format` has them, which `cols` must be whole blocks of.
-    ///
-    /// # Panics
-    /// Where `cols` does not fit.
-    pub fn pack_rows(
-        format: Format,
-        team: &Team,
-        rows: usize,
-        cols: usize,
-        read: &(dyn Fn(usize, &mut [u8]) + Sync),
-    ) -> Self {
-        assert!(format.row_bytes(cols).is_some(), "{cols} columns in {format:?}");
-        Self::pack_source(team, rows, cols, format, pack::Origin::Rows(read))
-    }
-
     fn pack_source(
         team: &Team,
         rows: usize,

@@ -37,8 +37,6 @@ pub(super) enum Origin<'a> {
     },
     /// What a function writes, `[cols]`.
     Floats(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
-    /// The same, in the format that the matrix is kept in.
-    Rows(&'a (dyn Fn(usize, &mut [u8]) + Sync)),
 }
 
 impl Source<'_> {
@@ -97,11 +95,6 @@ impl Source<'_> {
                 converted.row(self, &|weights| dequantize(format, bytes, weights))
             }
             Origin::Floats(read) => converted.row(self, &|weights| read(row, weights)),
-            Origin::Rows(read) => {
-                converted.bytes.resize(self.into.row_bytes(self.cols).unwrap_or(0), 0);
-                read(row, &mut converted.bytes);
-                &converted.bytes
-            }
         }
     }
 

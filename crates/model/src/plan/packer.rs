@@ -139,7 +139,7 @@ impl Packer<'_, '_> {
         let packed = match matrix {
             Matrix::Plain(lent) => self.plain(lent, rows, quantization)?,
             Matrix::Fp8(fp8) => self.fp8(fp8, chosen, quantization),
-            Matrix::Expert(expert) => self.expert(expert, chosen, quantization),
+            Matrix::Expert(expert) => self.expert(expert, chosen, quantization)?,
             Matrix::Codes(codes) => self.codes(codes, chosen, quantization),
         };
         let mut lost = self.lost.get();
@@ -220,23 +220,17 @@ impl Packer<'_, '_> {
         expert: &ExpertMatrix<'_>,
         chosen: Chosen<'_>,
         quantization: Option<Quantization>,
-    ) -> PackedMatrix {
+    ) -> Result<PackedMatrix, ModelError> {
         let (format, rows, cols) = (expert.format(), chosen.count, expert.cols);
         let wanted = quantization.map_or(format, |to| to.format(format));
         let into = self.fitting(wanted, format, cols, expert.name());
-        let packed = if into == format {
-            let read = expert.reader();
-            let read = |row: usize, out: &mut [u8]| read(chosen.row(row), out);
-            PackedMatrix::pack_rows(format, self.team, rows, cols, &read)
-        } else {
-            let read = expert.floats();
-            let read = |row: usize, out: &mut [f32]| read(chosen.row(row), out);
-            PackedMatrix::pack_floats(into, self.team, rows, cols, &read)
-        };
+        let bytes = expert.rows(self.team, rows, &|row| chosen.row(row));
+        let packed =
+            PackedMatrix::pack_into(into, self.team, format, rows, cols, &bytes, &|row| row);
         // Of gates, whose ups lie between them, too: they are read in again from the system's cache.
         let (file, bytes) = expert.expert_bytes();
         self.release(file, bytes.start, bytes.len());
-        packed
+        packed.map_err(|error| self.inventory.fault(expert.name(), error.to_string()))
     }
 
     /// `wanted`, if rows of `cols` fit it, or else the format that they have.
