@@ -87,9 +87,11 @@ fn parts_run_in_one_region() {
 #[test]
 fn numbers_of_regions_begin_again() {
     check(|| {
-        let team = team(2);
-        run_regions(&team, &[3]);
-        team.shared.state.0.store(u64::from(u32::MAX) * REGION, SeqCst);
+        let team = team(3);
+        let jump = || team.shared.state.0.store(u64::from(u32::MAX) * REGION, SeqCst);
+        jump();
+        run_regions(&team, &[3, 2]); // The third worker's counter is left behind.
+        jump();
         run_regions(&team, &[3, 2]);
     });
 }
