@@ -136,7 +136,7 @@ impl Case {
 fn every_level_agrees_however_it_is_cut() {
     for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
         for heads in [(1, 1, 64), (3, 3, 64), (2, 4, 43), (1, 7, 24), (2, 1, 48), (1, 18, 16)] {
-            for tokens in [1, 15, 16, 17, 70] {
+            for tokens in [1, 15, 16, 17, 70, 150] {
                 Case::new(heads, tokens, None, format).check();
             }
         }

@@ -157,7 +157,7 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
         }
         if start > chunk.start {
             for r in 0..R {
-                let seen = within(self.seen[r].start)..start.min(self.seen[r].end);
+                let seen = within(self.seen[r].start)..within(self.seen[r].end).min(start);
                 acc[r] = self.add_values(s, d, [r], seen, [acc[r]])[0];
             }
         }
