@@ -14,6 +14,7 @@
 pub mod activation;
 mod affinity;
 pub mod attention;
+mod bfloat;
 mod buffer;
 pub mod delta_rule;
 mod exp;

@@ -78,7 +78,12 @@ fn logits_have_the_same_bits_in_every_way_of_running() {
             (KvFormat::F16, Activations::F32),
             (KvFormat::F16, Activations::Rounded),
             (KvFormat::Int8, Activations::Rounded),
+            (KvFormat::Bf16, Activations::Rounded),
         ] {
+            if !format.is_available(Isa::detect()) {
+                println!("{format:?}: not on this CPU");
+                continue;
+            }
             let load = |way| load(&folder.join(name), way, activations);
             let whole = run(&mut load(WHOLE), &texts, format, WHOLE);
             for way in WAYS {
@@ -98,7 +103,11 @@ fn rounded_keys_and_values_change_little() {
     let texts = texts(&folder.join("stories3m/golden_greedy.json"));
     let mut model = load(&folder.join("stories3m"), WHOLE, Activations::F32);
     let exact = run(&mut model, &texts, KvFormat::F32, WHOLE);
-    for (format, most) in [(KvFormat::F16, 0.05), (KvFormat::Int8, 0.5)] {
+    for (format, most) in [(KvFormat::F16, 0.05), (KvFormat::Int8, 0.5), (KvFormat::Bf16, 0.5)] {
+        if !format.is_available(Isa::detect()) {
+            println!("{format:?}: not on this CPU");
+            continue;
+        }
         let rounded = run(&mut model, &texts, format, WHOLE);
         let pairs = exact.iter().flatten().flatten().zip(rounded.iter().flatten().flatten());
         let difference = pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);

@@ -9,7 +9,10 @@
 
 use std::ops::Range;
 
-use super::SequenceRows;
+use super::{
+    SequenceRows,
+    pair_cache::{PairBlocks, PairLayout, WritePairs},
+};
 use crate::{
     buffer::{Buffer, Plain},
     isa::{Isa, Kernel, LANES, Simd, max_lanes, sum_lanes},
@@ -30,6 +33,16 @@ pub enum KvFormat {
     /// Signed bytes, times a scale for each position and head: a quarter of the memory. Rounded to
     /// half a step of 1/127 of the largest of the head's dimensions.
     Int8,
+    /// bfloat16, which meets queries and weights in bfloat16 too, in AMX's tiles (`bfloat_tile.rs`):
+    /// only where the CPU has them.
+    Bf16,
+}
+
+impl KvFormat {
+    /// Whether there are kernels for it on `isa`.
+    pub fn is_available(self, isa: Isa) -> bool {
+        self != Self::Bf16 || isa.amx().is_some()
+    }
 }
 
 /// Shape of one layer's cache.
@@ -51,9 +64,12 @@ impl KvShape {
         self.head_dim.div_ceil(LANES)
     }
 
-    /// Vectors of one head's keys and values in a block. A `head_dim` past all sense gives
+    /// Vectors of one head's keys and values in a block, of words of two numbers in [`KvFormat::Bf16`]. A `head_dim` past all sense gives
     /// `usize::MAX`, which `KvCache::new` then refuses, rather than a small wrapped number.
     fn block_len(&self) -> usize {
+        if self.format == KvFormat::Bf16 {
+            return PairLayout::of(self.head_dim).block_len();
+        }
         self.head_dim.saturating_add(BLOCK_TOKENS.saturating_mul(self.vectors()))
     }
 
@@ -76,6 +92,7 @@ enum Store {
     F32(Buffer<[f32; LANES]>),
     F16(Buffer<[u16; LANES]>),
     Int8(Buffer<[i8; LANES]>, Buffer<Scales>),
+    Bf16(Buffer<[u32; LANES]>),
 }
 
 /// What a block's bytes are multiplied by: `[keys, values][16 positions]`.
@@ -88,6 +105,7 @@ impl KvCache {
             KvFormat::F32 => (size_of::<f32>(), 0),
             KvFormat::F16 => (size_of::<u16>(), 0),
             KvFormat::Int8 => (size_of::<i8>(), size_of::<Scales>()),
+            KvFormat::Bf16 => (size_of::<u32>(), 0),
         };
         let head = shape.block_len().saturating_mul(LANES * number).saturating_add(scales);
         layers.saturating_mul(shape.num_kv_heads).saturating_mul(head)
@@ -111,6 +129,7 @@ impl KvCache {
                 let blocks = layers * shape.num_kv_heads * shape.num_blocks; // no more than `len`
                 Store::Int8(Buffer::zeroed(len), Buffer::zeroed(blocks))
             }
+            KvFormat::Bf16 => Store::Bf16(Buffer::zeroed(len)),
         };
         Self { shape, layers, store }
     }
@@ -157,6 +176,17 @@ impl KvCache {
                 let scales = &mut scales[layer * blocks..(layer + 1) * blocks];
                 rows.write(isa, team, &mut store[part], scales);
             }
+            Store::Bf16(store) => rows.write_pairs(isa, team, &mut store[part]),
+        }
+    }
+
+    /// The blocks of one KV head of a layer in [`KvFormat::Bf16`].
+    pub(super) fn pair_blocks(&self, layer: usize, kv_head: usize) -> PairBlocks<'_> {
+        let Store::Bf16(store) = &self.store else { unreachable!("chosen by the cache's format") };
+        let head = layer_range(layer, self.shape).start + kv_head * self.shape.head_len();
+        PairBlocks {
+            lines: &store[head..][..self.shape.head_len()],
+            layout: PairLayout::of(self.shape.head_dim),
         }
     }
 
@@ -180,11 +210,11 @@ const ROWS_ALONE: usize = 16;
 
 /// Keys and values to be written, `[rows, num_kv_heads, head_dim]`.
 #[derive(Clone, Copy)]
-struct NewRows<'a> {
-    shape: KvShape,
-    seqs: &'a [SequenceRows<'a>],
-    k: &'a [f32],
-    v: &'a [f32],
+pub(super) struct NewRows<'a> {
+    pub(super) shape: KvShape,
+    pub(super) seqs: &'a [SequenceRows<'a>],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
 }
 
 impl NewRows<'_> {
@@ -210,11 +240,29 @@ impl NewRows<'_> {
             let scales = unsafe { scales.range(head * head_scales..(head + 1) * head_scales) };
             isa.dispatch(WriteHead { rows: self, head, blocks, scales });
         };
+        self.each_head(team, &write_head);
+    }
+
+    /// [`NewRows::write`] of pairs.
+    fn write_pairs(self, isa: Isa, team: &Team, layer: &mut [[u32; LANES]]) {
+        if layer.is_empty() {
+            return;
+        }
+        let head_len = self.shape.head_len();
+        let layer = SharedSlice::new(layer);
+        self.each_head(team, &|head| {
+            // SAFETY: each head is one task's, and heads do not overlap.
+            let blocks = unsafe { layer.range(head * head_len..(head + 1) * head_len) };
+            isa.dispatch(WritePairs { rows: self, head, blocks });
+        });
+    }
+
+    fn each_head(&self, team: &Team, write: &(dyn Fn(usize) + Sync)) {
         let rows: usize = self.seqs.iter().map(|seq| seq.num_rows).sum();
         if rows < ROWS_ALONE {
-            (0..self.shape.num_kv_heads).for_each(write_head);
+            (0..self.shape.num_kv_heads).for_each(write);
         } else {
-            team.run(self.shape.num_kv_heads, &|head, _| write_head(head));
+            team.run(self.shape.num_kv_heads, &|head, _| write(head));
         }
     }
 }
@@ -391,7 +439,7 @@ impl<'a, E: Element> HeadBlocks<'a, E> {
                 &scales[(layer * shape.num_kv_heads + kv_head) * shape.num_blocks..]
                     [..shape.num_blocks]
             }
-            Store::F32(_) | Store::F16(_) => &[],
+            Store::F32(_) | Store::F16(_) | Store::Bf16(_) => &[],
         };
         Self {
             data: &E::of(cache)[head..][..shape.head_len()],

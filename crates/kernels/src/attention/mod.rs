@@ -2,6 +2,7 @@
 //!
 //! - `cache.rs`: the blocks and their layout, and writing to them.
 //! - `tile.rs`: the arithmetic of a few query rows against one KV head.
+//! - `pair_cache.rs`, `bfloat_tile.rs`: blocks, and more rows against them, in bfloat16 on AMX.
 //! - `reference.rs`: the definition, in f64, the tests' oracle.
 //!
 //! A row's scores are sums over the head's dimensions in order, its softmax and its output sums over
@@ -11,20 +12,26 @@
 //!
 //! Must not: split one row's positions between threads or partial sums.
 
+mod bfloat_tile;
 mod cache;
+mod pair_cache;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{
     isa::{Isa, LANES},
     team::{SharedSlice, Team},
 };
 
+use bfloat_tile::PairScratch;
 pub use cache::{BLOCK_TOKENS, KvCache, KvFormat, KvShape};
 use cache::{Element, HeadBlocks};
 use tile::Tile;
@@ -71,6 +78,7 @@ struct WorkerScratch {
     q: Vec<f32>,               // [head_dim, rows]
     scores: Vec<[f32; LANES]>, // [rows, blocks]
     out: Vec<[f32; LANES]>,    // [rows, head_dim / 16 rounded up]
+    pairs: PairScratch,
 }
 
 /// Query rows that share the loads of one KV head: some tokens, and some heads of its group.
@@ -85,10 +93,11 @@ struct TileTask {
 }
 
 /// Query rows per tile: as many as the registers take.
-fn most_rows(isa: Isa) -> usize {
-    match isa.registers() {
-        8 => 6, // all but two
-        _ => 8, // 8 rows × 2 blocks of accumulators, of 32
+fn most_rows(isa: Isa, format: KvFormat) -> usize {
+    match (format, isa.registers()) {
+        (KvFormat::Bf16, _) => bfloat_tile::MOST_ROWS,
+        (_, 8) => 6, // all but two
+        _ => 8,      // 8 rows × 2 blocks of accumulators, of 32
     }
 }
 
@@ -98,14 +107,14 @@ fn heads_at_once(
     isa: Isa,
     team: &Team,
     group: usize,
-    num_kv_heads: usize,
+    kv: KvShape,
     seqs: &[SequenceRows<'_>],
 ) -> usize {
-    let most = most_rows(isa);
+    let most = most_rows(isa, kv.format);
     let tasks = |heads: usize| -> usize {
         let of_a_group =
             |seq: &SequenceRows<'_>| group.div_ceil(heads) * seq.num_rows.div_ceil(most / heads);
-        num_kv_heads * seqs.iter().map(of_a_group).sum::<usize>()
+        kv.num_kv_heads * seqs.iter().map(of_a_group).sum::<usize>()
     };
     let mut heads = group.clamp(1, most);
     while heads > 1 && team.threads() > 1 && tasks(heads) < 2 * team.threads() {
@@ -121,7 +130,8 @@ fn heads_at_once(
 ///
 /// # Panics
 /// When the shapes disagree; when the sequences' rows overlap or are not in ascending order; when a
-/// block table is too short or names a block the cache does not have.
+/// block table is too short or names a block the cache does not have; when the cache's format is not
+/// available on `isa`.
 #[allow(clippy::too_many_arguments)] // each is an operand; a struct would only rename them
 pub fn attention(
     isa: Isa,
@@ -170,8 +180,8 @@ impl AttentionScratch {
         self.workers.resize_with(self.workers.len().max(team.threads()), Mutex::default);
         self.tasks.clear();
         let group = shape.num_heads / kv.num_kv_heads;
-        let heads_at_once = heads_at_once(isa, team, group, kv.num_kv_heads, seqs);
-        let tokens_at_once = most_rows(isa) / heads_at_once;
+        let heads_at_once = heads_at_once(isa, team, group, kv, seqs);
+        let tokens_at_once = most_rows(isa, kv.format) / heads_at_once;
         for (sequence, seq) in seqs.iter().enumerate() {
             for kv_head in 0..kv.num_kv_heads {
                 for head in (0..group).step_by(heads_at_once) {
@@ -208,7 +218,24 @@ impl Call<'_> {
             KvFormat::F32 => self.run_on::<f32>(task, scratch),
             KvFormat::F16 => self.run_on::<u16>(task, scratch),
             KvFormat::Int8 => self.run_on::<i8>(task, scratch),
+            KvFormat::Bf16 => match self.isa.amx() {
+                Some(amx) => self.run_pairs(amx, task, &mut scratch.pairs),
+                None => panic!("bfloat16 keys and values need AMX: see KvFormat::is_available"),
+            },
         }
+    }
+
+    /// Where row `r` of the task lies in q and out.
+    fn place(&self, task: &TileTask, r: usize) -> usize {
+        let (token, head) = (task.first_token + r / task.heads, r % task.heads);
+        let row = self.seqs[task.sequence].first_row + token;
+        (row * self.shape.num_heads + task.first_head + head) * self.cache.shape().head_dim
+    }
+
+    /// The positions that row `r` of the task sees.
+    fn seen(&self, task: &TileTask, r: usize) -> Range<usize> {
+        let end = self.seqs[task.sequence].start + task.first_token + r / task.heads + 1;
+        self.shape.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
     /// The arms are the sizes that [`most_rows`] allows; then blocks and vectors of the head's
@@ -241,16 +268,8 @@ impl Call<'_> {
     ) {
         let seq = &self.seqs[task.sequence];
         let head_dim = self.cache.shape().head_dim;
-        // Where row `r` of the tile lies in q and out, and the positions it sees.
-        let place = |r: usize| {
-            let (token, head) = (task.first_token + r / task.heads, r % task.heads);
-            let row = seq.first_row + token;
-            (row * self.shape.num_heads + task.first_head + head) * head_dim
-        };
-        let seen: [_; R] = std::array::from_fn(|r| {
-            let end = seq.start + task.first_token + r / task.heads + 1;
-            self.shape.window.map_or(0, |window| end.saturating_sub(window))..end
-        });
+        let place = |r: usize| self.place(task, r);
+        let seen: [_; R] = std::array::from_fn(|r| self.seen(task, r));
         scratch.q.resize(R * head_dim, 0.0);
         for r in 0..R {
             let from = &self.q[place(r)..][..head_dim];

@@ -3,6 +3,7 @@
 use super::AttentionShape;
 
 /// One row's output for one head, of that number. `q`: `[head_dim]`; `k`, `v`: `[positions seen or not][head_dim]`.
+/// `round` is what becomes of the softmax's weights before they meet values.
 pub(super) fn attend(
     shape: AttentionShape<'_>,
     head: usize,
@@ -10,6 +11,7 @@ pub(super) fn attend(
     q: &[f32],
     k: &[Vec<f32>],
     v: &[Vec<f32>],
+    round: impl Fn(f64) -> f64,
 ) -> Vec<f64> {
     let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
     let seen = first..=position;
@@ -27,7 +29,7 @@ pub(super) fn attend(
     let mut out = vec![0.0; q.len()];
     for (weight, v) in weights.iter().zip(&v[seen]) {
         for (out, &v) in out.iter_mut().zip(v) {
-            *out += weight / total * f64::from(v);
+            *out += round(*weight) / total * f64::from(v);
         }
     }
     out

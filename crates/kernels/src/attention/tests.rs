@@ -83,6 +83,7 @@ impl Case {
                 KvFormat::F32 => *x,
                 KvFormat::F16 => half::f16::from_f32(*x).to_f32(),
                 KvFormat::Int8 => (x * (127.0 / largest)).round_ties_even() * (largest / 127.0),
+                KvFormat::Bf16 => half::bf16::from_f32(*x).to_f32(),
             };
             row.iter().map(round).collect()
         };
@@ -91,19 +92,34 @@ impl Case {
             let rows = x.chunks_exact(self.kv.num_kv_heads * dim);
             rows.map(|row| round(&row[head * dim..][..dim])).collect()
         };
+        // In bfloat16 queries, times the scale, and weights are rounded too; a weight that is near the
+        // middle of two may then be either.
+        let is_bfloat = self.kv.format == KvFormat::Bf16;
+        let bfloat = |x: f32| half::bf16::from_f32(x).to_f32();
+        let mut shape = self.shape;
+        let mut q = self.q.clone();
+        if is_bfloat {
+            q.iter_mut().for_each(|q| *q = bfloat(*q * shape.scale));
+            shape.scale = 1.0;
+        }
+        let most_error = if is_bfloat { 2e-4 } else { 2e-6 };
+        let round = |weight: f64| match is_bfloat {
+            true => f64::from(bfloat(weight as f32)),
+            false => weight,
+        };
         let mut first = None;
-        for isa in Isa::available() {
+        for isa in Isa::available().filter(|isa| self.kv.format.is_available(*isa)) {
             let out = self.run(isa, 2, &[self.tokens], &self.straight());
             for head in 0..heads {
                 let kv_head = head / (heads / self.kv.num_kv_heads);
                 let (k, v) = (of_head(&self.k, kv_head), of_head(&self.v, kv_head));
                 for row in 0..self.tokens {
                     let at = (row * heads + head) * dim;
-                    let q = &self.q[at..at + dim];
-                    let want = reference::attend(self.shape, head, row, q, &k, &v);
+                    let q = &q[at..at + dim];
+                    let want = reference::attend(shape, head, row, q, &k, &v, round);
                     for (out, want) in out[at..].iter().zip(want) {
                         let error = (f64::from(f32::from_bits(*out)) - want).abs();
-                        assert!(error < 2e-6, "{:?}, row {row}, off by {error}", isa.level());
+                        assert!(error < most_error, "{:?}, row {row}, off by {error}", isa.level());
                     }
                 }
             }
@@ -132,9 +148,16 @@ impl Case {
     }
 }
 
+const FORMATS: [KvFormat; 4] = [KvFormat::F32, KvFormat::F16, KvFormat::Int8, KvFormat::Bf16];
+
+/// Those of the formats that there are kernels for here: all, but for bfloat16 where there is no AMX.
+fn formats_here() -> impl Iterator<Item = KvFormat> {
+    FORMATS.into_iter().filter(|format| format.is_available(Isa::detect()))
+}
+
 #[test]
 fn every_level_agrees_however_it_is_cut() {
-    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
+    for format in formats_here() {
         for heads in [(1, 1, 64), (3, 3, 64), (2, 4, 43), (1, 7, 24), (2, 1, 48), (1, 18, 16)] {
             for tokens in [1, 15, 16, 17, 70, 150] {
                 Case::new(heads, tokens, None, format).check();
@@ -167,14 +190,21 @@ fn a_window_hides_what_is_before_it() {
     for window in [1, 2, 7, 16, 33, 1000] {
         for heads in [(1, 1, 20), (2, 3, 32)] {
             Case::new(heads, 75, Some(window), KvFormat::F32).check();
+            Case::new(heads, 75, Some(window), KvFormat::Bf16).check();
         }
     }
 }
 
+/// Each case in f32 and, where there are kernels for it, in bfloat16.
+fn each_of_two<T: Copy>(cases: [T; 2]) -> impl Iterator<Item = (KvFormat, T)> {
+    let formats = formats_here().filter(|format| [KvFormat::F32, KvFormat::Bf16].contains(format));
+    formats.flat_map(move |format| cases.map(|case| (format, case)))
+}
+
 #[test]
 fn a_soft_cap_bends_scores() {
-    for (heads, window) in [((1, 1, 20), None), ((2, 3, 32), Some(17))] {
-        let mut case = Case::new(heads, 40, window, KvFormat::F32);
+    for (format, (heads, window)) in each_of_two([((1, 1, 20), None), ((2, 3, 32), Some(17))]) {
+        let mut case = Case::new(heads, 40, window, format);
         let bits = |case: &Case| case.run(Isa::detect(), 1, &[40], &case.straight());
         let without = bits(&case);
         case.shape.soft_cap = Some(0.5);
@@ -186,8 +216,8 @@ fn a_soft_cap_bends_scores() {
 /// Sinks below, among and far above the scores.
 #[test]
 fn sinks_take_their_part() {
-    for (heads, window) in [((1, 6, 20), None), ((2, 3, 32), Some(17))] {
-        let mut case = Case::new(heads, 40, window, KvFormat::F32);
+    for (format, (heads, window)) in each_of_two([((1, 6, 20), None), ((2, 3, 32), Some(17))]) {
+        let mut case = Case::new(heads, 40, window, format);
         let bits = |case: &Case| case.run(Isa::detect(), 1, &[40], &case.straight());
         let without = bits(&case);
         case.shape.sinks = Some(&[0.3, -1.0, 2.5, 0.0, 90.0, -200.0]);
@@ -201,6 +231,8 @@ fn wide_heads() {
     Case::new((1, 2, 128), 40, None, KvFormat::F32).check();
     Case::new((1, 5, 256), 20, Some(9), KvFormat::F16).check();
     Case::new((1, 5, 256), 20, Some(9), KvFormat::Int8).check();
+    Case::new((1, 5, 256), 20, Some(9), KvFormat::Bf16).check();
+    Case::new((2, 2, 128), 150, None, KvFormat::Bf16).check();
 }
 
 proptest! {
@@ -212,7 +244,7 @@ proptest! {
         head_dim in 1usize..70,
         tokens in 1usize..90,
         window in proptest::option::of(1usize..100),
-        format in prop::sample::select(vec![KvFormat::F32, KvFormat::F16, KvFormat::Int8]),
+        format in prop::sample::select(formats_here().collect::<Vec<_>>()),
     ) {
         Case::new((kv_heads, group, head_dim), tokens, window, format).check();
     }
@@ -251,7 +283,7 @@ fn a_batch_changes_no_bits() {
 /// later token of the same tile must not reach the earlier ones.
 #[test]
 fn an_infinite_value_is_seen_only_by_later_rows() {
-    for format in [KvFormat::F32, KvFormat::F16, KvFormat::Int8] {
+    for format in formats_here() {
         let mut case = Case::new((1, 2, 16), 20, None, format);
         let clean = case.run(Isa::detect(), 1, &[20], &case.straight());
         case.v[11 * 16..12 * 16].fill(f32::INFINITY);
@@ -270,6 +302,9 @@ fn block_bytes_counts_all_layers_and_padding() {
     // A byte each, and two scales for each of 16 positions.
     let shape = KvShape { format: KvFormat::Int8, ..shape };
     assert_eq!(KvCache::block_bytes(5, shape), 5 * 3 * (20 * 16 + 16 * 32 + 16 * 2 * 4));
+    // Keys [32][16] and values [16][32] of 2 bytes.
+    let shape = KvShape { format: KvFormat::Bf16, ..shape };
+    assert_eq!(KvCache::block_bytes(5, shape), 5 * 3 * (32 * 16 + 16 * 32) * 2);
 }
 
 #[test]

@@ -291,3 +291,163 @@ impl BfloatTiles {
         steps
     }
 }
+
+/// Values in the blocks of a paged cache, as [`WeightedTiles`] read them.
+#[derive(Clone, Copy)]
+pub(crate) struct PagedPairs<'a> {
+    /// Blocks of `block_len` lines, of which the first 8 · `stride` are the values: `[8][stride]`, a word
+    /// for two positions.
+    pub(crate) lines: &'a [[u32; LANES]],
+    pub(crate) block_len: usize,
+    pub(crate) stride: usize,
+    /// The blocks' numbers, in order of position.
+    pub(crate) table: &'a [u32],
+}
+
+/// Tiles for sums of values in bfloat16, each times its weight: four of sums, two of weights, two of values.
+pub(crate) struct WeightedTiles {
+    rows: usize,
+    _configured: Configured,
+}
+
+impl Amx {
+    /// Sets up this thread's tiles for sums for `rows` rows, 16 at most.
+    ///
+    /// # Safety
+    /// No other tiles of this thread may be alive.
+    pub(crate) unsafe fn weighted_tiles(self, rows: usize) -> WeightedTiles {
+        assert!((1..=TILE_ROWS).contains(&rows), "{rows} rows");
+        let (weights, values, sums) = ((rows, 32), (8, 64), (rows, 64));
+        // SAFETY: by this function's contract.
+        let configured =
+            unsafe { self.configure(&[sums, sums, sums, sums, weights, weights, values, values]) };
+        WeightedTiles { rows, _configured: configured }
+    }
+}
+
+impl WeightedTiles {
+    /// `sums[t][n][m] += Σ weights[t][.., m] · values[.., 16 · (line + n)..]` over the positions of all blocks,
+    /// for two tiles of rows and two lines of values.
+    ///
+    /// `weights`: `[blocks][rows][16 positions]`. The order of additions is that of
+    /// [`BfloatTiles::multiply_two`], with 16 positions, a block, to a step.
+    pub(crate) fn sum_two(
+        &self,
+        weights: [&[[u16; LANES]]; 2],
+        values: PagedPairs<'_>,
+        line: usize,
+        sums: &mut [PairOfSums; 2],
+    ) {
+        let steps = self.steps(&weights, values, line);
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: the tiles are configured, so the instructions are there. `steps` has looked at all that
+        // is read: of each block `rows` lines of each of `weights`, and 8 times two lines of the values of
+        // a block that is there. `sums` are four tiles. The block names every register of tiles
+        // that it changes.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {half} * 4]",
+                "tileloadd tmm1, [{sums} + {half} * 4 + 1024]",
+                "tileloadd tmm2, [{sums} + {half} * 4 + 2048]",
+                "tileloadd tmm3, [{sums} + {half} * 4 + 3072]",
+                "2:",
+                "mov {entry:e}, dword ptr [{table}]",
+                "imul {entry}, {block}",
+                "add {entry}, {values}",
+                "tileloadd tmm6, [{entry} + {stride} * 1]",
+                "tileloadd tmm4, [{w0} + {half} * 2]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{entry} + {stride} * 1 + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{w1} + {half} * 2]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {table}, 4",
+                "add {w0}, {w_step}",
+                "add {w1}, {w_step}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {half} * 4], tmm0",
+                "tilestored [{sums} + {half} * 4 + 1024], tmm1",
+                "tilestored [{sums} + {half} * 4 + 2048], tmm2",
+                "tilestored [{sums} + {half} * 4 + 3072], tmm3",
+                entry = out(reg) _,
+                table = inout(reg) values.table.as_ptr() => _,
+                block = in(reg) values.block_len * size_of::<[u32; LANES]>(),
+                values = in(reg) values.lines[line..].as_ptr(),
+                stride = in(reg) values.stride * size_of::<[u32; LANES]>(),
+                w0 = inout(reg) weights[0].as_ptr() => _,
+                w1 = inout(reg) weights[1].as_ptr() => _,
+                w_step = in(reg) self.rows * size_of::<[u16; LANES]>(),
+                steps = inout(reg) steps => _,
+                half = in(reg) 16usize, // bytes: half a line of weights, a quarter of one of sums
+                sums = in(reg) sums.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// [`WeightedTiles::sum_two`] for one tile of rows.
+    pub(crate) fn sum_one(
+        &self,
+        weights: &[[u16; LANES]],
+        values: PagedPairs<'_>,
+        line: usize,
+        sums: &mut PairOfSums,
+    ) {
+        let steps = self.steps(&[weights], values, line);
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: as in `sum_two`, with one of `weights` and two tiles of sums.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {half} * 4]",
+                "tileloadd tmm1, [{sums} + {half} * 4 + 1024]",
+                "2:",
+                "mov {entry:e}, dword ptr [{table}]",
+                "imul {entry}, {block}",
+                "add {entry}, {values}",
+                "tileloadd tmm4, [{weights} + {half} * 2]",
+                "tileloadd tmm6, [{entry} + {stride} * 1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{entry} + {stride} * 1 + 64]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "add {table}, 4",
+                "add {weights}, {w_step}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {half} * 4], tmm0",
+                "tilestored [{sums} + {half} * 4 + 1024], tmm1",
+                entry = out(reg) _,
+                table = inout(reg) values.table.as_ptr() => _,
+                block = in(reg) values.block_len * size_of::<[u32; LANES]>(),
+                values = in(reg) values.lines[line..].as_ptr(),
+                stride = in(reg) values.stride * size_of::<[u32; LANES]>(),
+                weights = inout(reg) weights.as_ptr() => _,
+                w_step = in(reg) self.rows * size_of::<[u16; LANES]>(),
+                steps = inout(reg) steps => _,
+                half = in(reg) 16usize, // as in `sum_two`
+                sums = in(reg) sums.as_mut_ptr(),
+                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    /// Blocks. Panics where an operand is too short for them.
+    fn steps(&self, weights: &[&[[u16; LANES]]], values: PagedPairs<'_>, line: usize) -> usize {
+        let PagedPairs { lines, block_len, stride, table } = values;
+        for weights in weights {
+            assert_eq!(weights.len(), self.rows * table.len(), "weights of {} rows", self.rows);
+        }
+        assert!(line + 2 <= stride);
+        let most = table.iter().fold(0, |most, &block| most.max(block)) as usize;
+        assert!(most * block_len + 8 * stride <= lines.len(), "values of block {most}");
+        table.len()
+    }
+}

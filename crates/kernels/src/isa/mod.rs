@@ -23,7 +23,7 @@ mod simd;
 
 use std::{fmt, str::FromStr};
 
-pub(crate) use amx::{Amx, BfloatTiles, ByteTiles, PairOfSums};
+pub(crate) use amx::{Amx, BfloatTiles, ByteTiles, PagedPairs, PairOfSums};
 pub(crate) use portable::Portable;
 pub(crate) use simd::{FP4_DOUBLED, LANES, Simd, max_lanes, sum_lanes};
 

@@ -61,3 +61,43 @@ impl ByteTiles {
         unreachable!("there is no `Amx` to make one")
     }
 }
+
+#[derive(Clone, Copy)]
+pub(crate) struct PagedPairs<'a> {
+    pub(crate) lines: &'a [[u32; LANES]],
+    pub(crate) block_len: usize,
+    pub(crate) stride: usize,
+    pub(crate) table: &'a [u32],
+}
+
+pub(crate) struct WeightedTiles(());
+
+impl Amx {
+    /// # Safety
+    /// Cannot be called.
+    pub(crate) unsafe fn weighted_tiles(self, _: usize) -> WeightedTiles {
+        unreachable!("`detect` gives none")
+    }
+}
+
+impl WeightedTiles {
+    pub(crate) fn sum_two(
+        &self,
+        _: [&[[u16; LANES]]; 2],
+        _: PagedPairs<'_>,
+        _: usize,
+        _: &mut [PairOfSums; 2],
+    ) {
+        unreachable!("there is no `Amx` to make one")
+    }
+
+    pub(crate) fn sum_one(
+        &self,
+        _: &[[u16; LANES]],
+        _: PagedPairs<'_>,
+        _: usize,
+        _: &mut PairOfSums,
+    ) {
+        unreachable!("there is no `Amx` to make one")
+    }
+}

@@ -15,6 +15,7 @@ use super::{
     tiles::Tiles,
 };
 use crate::{
+    bfloat::pair,
     isa::{Amx, BfloatTiles, Isa, Kernel, LANES, PairOfSums, Simd, TILE_ROWS},
     team::{SharedSlice, Team},
 };
@@ -97,18 +98,10 @@ impl Kernel for Round<'_> {
         for (step, x) in self.x.iter().enumerate() {
             let out = &mut self.out[step * self.places];
             for i in 0..LANES {
-                out[i] = rounded(x[2 * i]) >> 16 | rounded(x[2 * i + 1]) & 0xffff_0000;
+                out[i] = pair(x[2 * i], x[2 * i + 1]);
             }
         }
     }
-}
-
-/// The nearest bfloat16 in the upper half; of the lower half nothing is said. NaN stays NaN.
-#[inline(always)]
-fn rounded(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if x.is_nan() { bits | 0x0040_0000 } else { nearest }
 }
 
 /// How a call is cut into tasks: blocks of tiles, and within each the pairs of panels.

@@ -31,6 +31,7 @@ mod tests;
 mod tiles;
 #[cfg(test)]
 pub(crate) use tests::Bits;
+pub(crate) use tiles::Tiles;
 
 use std::sync::Mutex;
 

@@ -2,21 +2,21 @@
 
 /// The first `longer` tiles have one row more than the others.
 #[derive(Clone, Copy)]
-pub(super) struct Tiles {
-    pub(super) count: usize,
+pub(crate) struct Tiles {
+    pub(crate) count: usize,
     short: usize,
     longer: usize,
 }
 
 impl Tiles {
     /// `m` rows in tiles of `most` at most.
-    pub(super) fn new(m: usize, most: usize) -> Self {
+    pub(crate) fn new(m: usize, most: usize) -> Self {
         let count = m.div_ceil(most).max(1);
         Self { count, short: m / count, longer: m % count }
     }
 
     /// First row and number of rows of `tile`.
-    pub(super) fn of(&self, tile: usize) -> (usize, usize) {
+    pub(crate) fn of(&self, tile: usize) -> (usize, usize) {
         (tile * self.short + tile.min(self.longer), self.short + usize::from(tile < self.longer))
     }
 }

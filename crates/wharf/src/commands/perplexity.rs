@@ -32,7 +32,7 @@ pub(crate) async fn run(args: &PerplexityArgs) -> Result<()> {
             let windows = windows(tokenizer.as_ref(), &text, window)?;
             let max = model.info().max_model_len;
             ensure!(window <= max, "--window {window} is longer than the model's context of {max}");
-            model.allocate(window.div_ceil(BLOCK_TOKENS), loading::kv_format(&compute), 1);
+            model.allocate(window.div_ceil(BLOCK_TOKENS), loading::kv_format(&compute)?, 1);
             measure(&mut model, &windows)
         });
         measuring.await.context("measuring failed")?

@@ -128,7 +128,7 @@ fn load(
     draft::check_recurrent(options, model.info().state_bytes)?;
     let draft = draft.map(|path| draft::load(path, &options.compute, &model, tokenizer.as_ref()));
     let mut draft = draft.transpose()?;
-    let format = loading::kv_format(&options.compute);
+    let format = loading::kv_format(&options.compute)?;
     let draft_block_bytes = draft.as_ref().map_or(0, |draft| draft.kv_block_bytes(format));
     let block_bytes = model.kv_block_bytes(format) + draft_block_bytes;
     let plan = kv_cache::plan(&kv_cache::Request {

@@ -1,0 +1,15 @@
+//! bfloat16: the upper half of an f32, to the nearest.
+
+/// The nearest bfloat16 in the upper half, ties to even; of the lower half nothing is said. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if x.is_nan() { bits | 0x0040_0000 } else { nearest }
+}
+
+/// Two of them in a word, as AMX has them: the first in the lower half.
+#[inline(always)]
+pub(crate) fn pair(first: f32, second: f32) -> u32 {
+    rounded(first) >> 16 | rounded(second) & 0xffff_0000
+}
