@@ -61,20 +61,7 @@ impl<T: Plain> Buffer<T> {
     /// As [`Buffer::zeroed`].
     pub(crate) fn in_huge_pages(len: usize) -> Self {
         let buffer = Self::zeroed(len);
-        #[cfg(target_os = "linux")]
-        {
-            let page = rustix::param::page_size();
-            let skip = buffer.bytes.as_ptr().align_offset(page);
-            let size = buffer.bytes.len().saturating_sub(skip) / page * page;
-            let start = buffer.bytes.as_ptr().wrapping_add(skip).cast_mut();
-            if size > 0 {
-                // SAFETY: the range is within `bytes`, of which only we know, and the advice changes
-                // nothing that it holds. A refusal is no error: small pages do.
-                let _ = unsafe {
-                    rustix::mm::madvise(start.cast(), size, rustix::mm::Advice::LinuxHugepage)
-                };
-            }
-        }
+        advise_huge_pages(&buffer.bytes);
         buffer
     }
 
@@ -82,6 +69,39 @@ impl<T: Plain> Buffer<T> {
     pub(crate) fn bytes(&self) -> usize {
         self.len * size_of::<T>()
     }
+}
+
+/// Asks the system for pages as large as it has for `buffer`'s memory, before that is touched.
+fn advise_huge_pages<T>(buffer: &Vec<T>) {
+    #[cfg(target_os = "linux")]
+    {
+        let page = rustix::param::page_size();
+        let start = buffer.as_ptr().cast::<u8>();
+        let skip = start.align_offset(page);
+        let size = (buffer.capacity() * size_of::<T>()).saturating_sub(skip) / page * page;
+        if size > 0 {
+            let start = start.wrapping_add(skip).cast_mut();
+            // SAFETY: the range is within the vector's memory, and the advice changes nothing that it
+            // holds. A refusal is no error: small pages do.
+            let _ = unsafe {
+                rustix::mm::madvise(start.cast(), size, rustix::mm::Advice::LinuxHugepage)
+            };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = buffer;
+}
+
+/// `Vec::resize` with zeros, in huge pages where the system grants them: for activations, of which a step
+/// writes every row, each of them pages away from the next.
+pub fn resize_in_huge_pages<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.capacity() < len {
+        let mut larger = Vec::with_capacity(len);
+        advise_huge_pages(&larger);
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.resize(len, T::default());
 }
 
 impl<T: Plain> Deref for Buffer<T> {

@@ -27,3 +27,5 @@ pub mod short_conv;
 pub mod softmax;
 mod sync;
 pub mod team;
+
+pub use buffer::resize_in_huge_pages;

@@ -5,7 +5,7 @@
 
 use wharf_kernels::{
     activation::{self, Activation},
-    norm, rope, softmax,
+    norm, resize_in_huge_pages, rope, softmax,
 };
 
 use crate::decoder::Compute;
@@ -179,7 +179,7 @@ pub(crate) fn rotate(compute: Compute<'_>, width: usize, x: &mut [f32], by: Rota
 /// The first `len` values of a buffer that grows when it must and never shrinks.
 pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
-        buffer.resize(len, 0.0);
+        resize_in_huge_pages(buffer, len);
     }
     &mut buffer[..len]
 }

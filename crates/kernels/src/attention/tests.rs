@@ -102,7 +102,7 @@ impl Case {
             q.iter_mut().for_each(|q| *q = bfloat(*q * shape.scale));
             shape.scale = 1.0;
         }
-        let most_error = if is_bfloat { 2e-4 } else { 2e-6 };
+        let most_error = if is_bfloat { 2e-3 } else { 2e-6 };
         let round = |weight: f64| match is_bfloat {
             true => f64::from(bfloat(weight as f32)),
             false => weight,
