@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernel,
+    avx2::{max_of_eight, sum_of_eight},
     simd::{FP4_DOUBLED, LANES, Simd},
 };
 
@@ -257,6 +258,20 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         proven!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn sum_lanes(self, v: __m512) -> f32 {
+        proven!(sum_of_eight(_mm256_add_ps(
+            _mm512_castps512_ps256(v),
+            _mm512_extractf32x8_ps::<1>(v)
+        )))
+    }
+    #[inline(always)]
+    fn max_lanes(self, v: __m512) -> f32 {
+        proven!(max_of_eight(_mm256_max_ps(
+            _mm512_castps512_ps256(v),
+            _mm512_extractf32x8_ps::<1>(v)
+        )))
     }
     #[inline(always)]
     fn pow2_of_biased(self, t: __m512) -> __m512 {

@@ -23,7 +23,7 @@ use super::{
     tiles::Tiles,
 };
 use crate::{
-    isa::{Amx, Isa, Kernel, LANES, Level, Simd, TILE_ROWS, max_lanes, sum_lanes},
+    isa::{Amx, Isa, Kernel, LANES, Level, Simd, TILE_ROWS},
     team::{SharedSlice, Team},
 };
 
@@ -204,7 +204,7 @@ impl Kernel for Quantise<'_> {
             let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
             faults = s.mul_add(a, zero, s.mul_add(b, zero, faults));
             let largest = s.max(s.max(a, s.sub(zero, a)), s.max(b, s.sub(zero, b)));
-            let largest = max_lanes(s, largest);
+            let largest = s.max_lanes(largest);
             let mut per_unit = 127.0 / largest;
             let mut scale = largest / 127.0;
             // Zeros, and numbers so small that they are none in this company.
@@ -217,12 +217,12 @@ impl Kernel for Quantise<'_> {
             let codes = self.codes[at].as_chunks_mut::<4>().0;
             s.store_bytes(a, &mut codes[0]);
             s.store_bytes(b, &mut codes[1]);
-            let halves = [sum_lanes(s, a) as i32, sum_lanes(s, b) as i32]; // exact
+            let halves = [s.sum_lanes(a) as i32, s.sum_lanes(b) as i32]; // exact
             self.halves[at] = halves;
             self.scales[at] = scale;
             self.sums[at] = scale * (halves[0] + halves[1]) as f32;
         }
-        if sum_lanes(s, faults).is_nan() {
+        if s.sum_lanes(faults).is_nan() {
             for g in 0..x.len() {
                 self.scales[g * self.places + self.place] = f32::NAN;
                 self.sums[g * self.places + self.place] = f32::NAN;
