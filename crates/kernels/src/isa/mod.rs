@@ -23,7 +23,7 @@ mod simd;
 
 use std::{fmt, str::FromStr};
 
-pub(crate) use amx::{Amx, BfloatTiles, ByteTiles, PairOfSums};
+pub(crate) use amx::{Amx, BfloatPass, BfloatTiles, ByteTiles, Sums};
 pub(crate) use portable::Portable;
 pub(crate) use simd::{FP4_DOUBLED, LANES, Simd};
 

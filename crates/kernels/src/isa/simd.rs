@@ -44,13 +44,32 @@ pub(crate) trait Simd: Copy {
     /// The lowest four bits of each word as twice the number they are in E2M1, from [`FP4_DOUBLED`];
     /// the words move on by four bits.
     fn next_fp4(self, words: &mut Self::W) -> Self::V;
-    /// Words of eight such numbers as signed bytes: of each eight the even ones, then the odd ones.
+    /// Words of eight nibbles as words of bytes: the even ones, then the odd ones.
+    #[inline(always)]
+    fn split_nibbles(self, words: &[u32; LANES], to: &mut [[u32; LANES]; 2]) {
+        const NIBBLES: u32 = 0x0f0f_0f0f;
+        for lane in 0..LANES {
+            to[0][lane] = words[lane] & NIBBLES;
+            to[1][lane] = words[lane] >> 4 & NIBBLES;
+        }
+    }
+    /// Words of eight numbers of E2M1 as signed bytes: of each eight the even ones, then the odd ones.
     fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8];
 
     /// Whole numbers from -127 to 127 as bytes: of each eight lanes the even ones, then the odd ones.
     fn store_bytes(self, v: Self::V, to: &mut [u32; 4]);
     /// Asks for a line of memory that is read soon. A hint: `line` may be anywhere.
     fn prefetch<T>(self, line: *const T);
+    /// [`Simd::prefetch`] to L2 only, of what is read later.
+    #[inline(always)]
+    fn prefetch_far<T>(self, line: *const T) {
+        self.prefetch(line);
+    }
+    /// [`Simd::prefetch`] of what is written.
+    #[inline(always)]
+    fn prefetch_write<T>(self, line: *mut T) {
+        self.prefetch(line);
+    }
 
     /// Σ code · x over 32 k, of 16 features and `M` rows; exact. `codes`: a word holds eight k of a
     /// feature, four unsigned bits each, lowest first. `x`: for each eight k, the signed bytes of
