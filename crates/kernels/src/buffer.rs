@@ -65,6 +65,13 @@ impl<T: Plain> Buffer<T> {
         buffer
     }
 
+    /// Sees to `len` values at least. What the buffer held is lost when it grows.
+    pub(crate) fn reserve(&mut self, len: usize) {
+        if self.len < len {
+            *self = Self::zeroed(len);
+        }
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.len * size_of::<T>()

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     bfloat::pair,
     exp::{exp, soft_cap},
-    isa::{Amx, Kernel, LANES, PagedPairs, PairOfSums, Simd, TILE_ROWS, max_lanes, sum_lanes},
+    isa::{Amx, BfloatPass, Kernel, LANES, PagedPairs, PairOfSums, Simd, TILE_ROWS},
     matmul::Tiles,
 };
 
@@ -162,9 +162,11 @@ impl Tile<'_> {
                     self.call.isa.dispatch(Prefetch(self.kv.keys(*block)));
                 }
             }
-            match scores.as_mut_array::<2>() {
-                Some(scores) => amx.multiply_two([one, two], keys, scores),
-                None => amx.multiply_one(one, keys, &mut scores[0]),
+            let pass = pass_to(scores);
+            // SAFETY: the outputs are `scores`, of which each tile has two with a line for each row.
+            match tiles.count {
+                1 => unsafe { amx.multiply_one(one, keys, pass) },
+                _ => unsafe { amx.multiply_two([one, two], keys, pass) },
             }
         }
     }
@@ -293,6 +295,21 @@ impl Tile<'_> {
     }
 }
 
+/// The products of each tile of rows, put into its own of `scores`.
+fn pass_to(scores: &mut [PairOfSums]) -> BfloatPass {
+    let second = scores.len() - 1;
+    let first = scores.as_mut_ptr();
+    BfloatPass {
+        sums: std::ptr::null(),
+        outputs: [first.cast(), first.wrapping_add(second).cast()],
+        row: LANES,
+        panel: TILE_ROWS * LANES,
+        fetches: false,
+        ahead: [std::ptr::null(); 2],
+        per_step: 0,
+    }
+}
+
 /// Whether all numbers of `words` are finite.
 struct AllFinite<'a>(&'a [[u32; LANES]]);
 
@@ -308,7 +325,7 @@ impl Kernel for AllFinite<'_> {
                 faults[half] = s.mul_add(s.next_bf16(&mut words), zero, faults[half]);
             }
         }
-        !sum_lanes(s, s.add(faults[0], faults[1])).is_nan()
+        !s.sum_lanes(s.add(faults[0], faults[1])).is_nan()
     }
 }
 
@@ -420,7 +437,7 @@ impl<const R: usize> Kernel for Softmax<'_, R> {
         }
         let mut largest = [0.0; R];
         for r in 0..R {
-            largest[r] = max_lanes(s, max[r]);
+            largest[r] = s.max_lanes(max[r]);
             if let Some(sink) = self.sinks[r]
                 && sink > largest[r]
             {
@@ -448,7 +465,7 @@ impl<const R: usize> Kernel for Softmax<'_, R> {
         }
         let mut inverse = [0.0; R];
         for r in 0..R {
-            let mut total = sum_lanes(s, sum[r]);
+            let mut total = s.sum_lanes(sum[r]);
             if let Some(sink) = self.sinks[r] {
                 let mut lanes = [0.0; LANES];
                 s.store(exp(s, s.splat(sink - largest[r])), &mut lanes);

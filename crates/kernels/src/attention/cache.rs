@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     buffer::{Buffer, Plain},
-    isa::{Isa, Kernel, LANES, Simd, max_lanes, sum_lanes},
+    isa::{Isa, Kernel, LANES, Simd},
     team::{SharedSlice, Team},
 };
 
@@ -323,7 +323,7 @@ fn scale_of<S: Simd>(s: S, numbers: &[f32]) -> (f32, f32) {
         largest = s.max(s.max(chunk, s.sub(zero, chunk)), largest);
         faults = s.mul_add(chunk, zero, faults);
     }
-    let (largest, faults) = (max_lanes(s, largest), sum_lanes(s, faults));
+    let (largest, faults) = (s.max_lanes(largest), s.sum_lanes(faults));
     let per_unit = 127.0 / largest;
     match per_unit.is_infinite() {
         true => (0.0, faults), // zeros, and what is as good as none

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::cache::{BLOCK_TOKENS, Element, HeadBlocks};
 use crate::{
     exp::{exp, soft_cap},
-    isa::{Kernel, LANES, Simd, max_lanes, sum_lanes},
+    isa::{Kernel, LANES, Simd},
 };
 
 /// Positions whose values are summed at once, whole blocks: vectors of a row's values that lie beside
@@ -245,7 +245,7 @@ fn softmax<S: Simd>(
     for lanes in scores.iter() {
         max = s.max(max, s.load(lanes));
     }
-    let mut largest = max_lanes(s, max);
+    let mut largest = s.max_lanes(max);
     if let Some(sink) = sink
         && sink > largest
     {
@@ -258,7 +258,7 @@ fn softmax<S: Simd>(
         s.store(e, lanes);
         sum = s.add(sum, e);
     }
-    let mut total = sum_lanes(s, sum);
+    let mut total = s.sum_lanes(sum);
     if let Some(sink) = sink {
         let mut lanes = [0.0; LANES];
         s.store(exp(s, s.splat(sink - largest)), &mut lanes);

@@ -11,7 +11,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::{LANES, TILE_ROWS};
+use super::{LANES, PairOfSums, TILE_ROWS};
 
 /// Proof that this process may use tiles of bytes and of bfloat16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,30 +175,98 @@ pub(crate) struct BfloatTiles {
     _configured: Configured,
 }
 
-/// Sums of a tile's rows and two panels.
-pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
+/// The sums of two tiles of rows and two panels on their way, `[tile][panel][row]`.
+pub(crate) type Sums = [PairOfSums; 2];
+
+/// A pass of two tiles of rows, or one, over some steps of k of two panels.
+#[derive(Clone, Copy)]
+pub(crate) struct BfloatPass {
+    /// Sums of the steps before, on a line's start; or null.
+    pub(crate) sums: *const Sums,
+    /// Where each tile's first row has its sums of the first panel.
+    pub(crate) outputs: [*mut f32; 2],
+    /// From a row's sums to the next one's, in numbers.
+    pub(crate) row: usize,
+    /// From the first panel's sums to the second's, in numbers.
+    pub(crate) panel: usize,
+    /// Whether memory is asked for the rows of the outputs, which then lie one after the other.
+    pub(crate) fetches: bool,
+    /// Of the weights that are multiplied next the lines of which this pass asks for the first.
+    pub(crate) ahead: [*const [u32; LANES]; 2],
+    /// Lines of each per step.
+    pub(crate) per_step: usize,
+}
+
+/// What the assembly reads from memory.
+#[repr(C)]
+struct Operands {
+    outputs: [[*mut f32; 2]; 2], // [tile][panel]
+    sums: *const Sums,
+    x_step: usize,
+    per_step: usize,
+    /// Of the outputs, of which memory is still to be asked for.
+    rows: usize,
+}
+
+/// A step's requests for memory: for some lines of what is multiplied next, and a row of the outputs.
+macro_rules! prefetches {
+    () => {
+        "
+        mov {count}, [{operands} + 48]
+        test {count}, {count}
+        jz 4f
+        3:
+        prefetcht1 [{ahead0}]
+        prefetcht1 [{ahead1}]
+        add {ahead0}, {line}
+        add {ahead1}, {line}
+        dec {count}
+        jnz 3b
+        4:
+        cmp qword ptr [{operands} + 56], 0
+        je 6f
+        prefetchw [{y}]
+        prefetchw [{y} + 64]
+        add {y}, {row}
+        dec qword ptr [{operands} + 56]
+        6:
+        "
+    };
+}
 
 impl BfloatTiles {
-    /// `sums[t][p][m][n] = Σ x[t][m] · weights[p][n]` for two tiles of rows and two panels.
+    /// `outputs[t][m][p][n] = sums[t][p][m][n] + Σ x[t][m] · weights[p][n]` for two tiles of rows and
+    /// two panels.
     ///
     /// `x`: `[k / 32][rows][16]`, words of two k; `weights`: `[k / 2][16]`, words of two k. The sum of
     /// 32 k is a chain of fused multiply-adds of the even ones from 0, one of the odd ones, and the sum
     /// of both; these are added up in order of k. Numbers too small to be normal count as 0.
-    pub(crate) fn multiply_two(
+    ///
+    /// # Safety
+    /// All `rows` rows of the outputs of both tiles are the caller's to write, and nobody writes `sums`.
+    pub(crate) unsafe fn multiply_two(
         &self,
         x: [&[[u32; LANES]]; 2],
         weights: [&[[u32; LANES]]; 2],
-        sums: &mut [PairOfSums; 2],
+        pass: BfloatPass,
     ) {
         let steps = self.steps(&x, weights);
-        if steps == 0 {
-            return *sums = Default::default();
-        }
+        let mut operands = self.operands(&pass, 2);
         // SAFETY: the tiles are configured, so the instructions are there. Each step reads `rows` lines
-        // of each `x` and 16 of each of `weights`, which have as many for each step; `sums` has room for
-        // four tiles. The block names every register of tiles that it changes.
+        // of each `x` and 16 of each of `weights`, which have as many for each step; sums and outputs
+        // are as this function's contract has it. The block names every register of tiles that it
+        // changes.
         unsafe {
             asm!(
+                "mov {count}, [{operands} + 32]",
+                "test {count}, {count}",
+                "jz 7f",
+                "tileloadd tmm0, [{count} + {line} * 1]",
+                "tileloadd tmm1, [{count} + {line} * 1 + 1024]",
+                "tileloadd tmm2, [{count} + {line} * 1 + 2048]",
+                "tileloadd tmm3, [{count} + {line} * 1 + 3072]",
+                "jmp 2f",
+                "7:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
@@ -212,24 +280,33 @@ impl BfloatTiles {
                 "tileloadd tmm5, [{x1} + {line} * 1]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
+                prefetches!(),
                 "add {w0}, 1024",
                 "add {w1}, 1024",
-                "add {x0}, {x_step}",
-                "add {x1}, {x_step}",
+                "add {x0}, [{operands} + 40]",
+                "add {x1}, [{operands} + 40]",
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{sums} + {line} * 1], tmm0",
-                "tilestored [{sums} + {line} * 1 + 1024], tmm1",
-                "tilestored [{sums} + {line} * 1 + 2048], tmm2",
-                "tilestored [{sums} + {line} * 1 + 3072], tmm3",
+                "mov {w0}, [{operands}]",
+                "mov {w1}, [{operands} + 8]",
+                "mov {x0}, [{operands} + 16]",
+                "mov {x1}, [{operands} + 24]",
+                "tilestored [{w0} + {row} * 1], tmm0",
+                "tilestored [{w1} + {row} * 1], tmm1",
+                "tilestored [{x0} + {row} * 1], tmm2",
+                "tilestored [{x1} + {row} * 1], tmm3",
                 w0 = inout(reg) weights[0].as_ptr() => _,
                 w1 = inout(reg) weights[1].as_ptr() => _,
                 x0 = inout(reg) x[0].as_ptr() => _,
                 x1 = inout(reg) x[1].as_ptr() => _,
-                x_step = in(reg) self.rows * size_of::<[u32; LANES]>(),
                 steps = inout(reg) steps => _,
                 line = in(reg) size_of::<[u32; LANES]>(),
-                sums = in(reg) sums.as_mut_ptr(),
+                row = in(reg) pass.row * size_of::<f32>(),
+                y = inout(reg) pass.outputs[0] => _,
+                ahead0 = inout(reg) pass.ahead[0] => _,
+                ahead1 = inout(reg) pass.ahead[1] => _,
+                count = out(reg) _,
+                operands = in(reg) &raw mut operands,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
@@ -238,19 +315,27 @@ impl BfloatTiles {
     }
 
     /// [`BfloatTiles::multiply_two`] for one tile of rows.
-    pub(crate) fn multiply_one(
+    ///
+    /// # Safety
+    /// As of `multiply_two`, for the first tile.
+    pub(crate) unsafe fn multiply_one(
         &self,
         x: &[[u32; LANES]],
         weights: [&[[u32; LANES]]; 2],
-        sums: &mut PairOfSums,
+        pass: BfloatPass,
     ) {
         let steps = self.steps(&[x], weights);
-        if steps == 0 {
-            return *sums = Default::default();
-        }
+        let mut operands = self.operands(&pass, 1);
         // SAFETY: as in `multiply_two`, with one `x` and two tiles of sums.
         unsafe {
             asm!(
+                "mov {count}, [{operands} + 32]",
+                "test {count}, {count}",
+                "jz 7f",
+                "tileloadd tmm0, [{count} + {line} * 1]",
+                "tileloadd tmm1, [{count} + {line} * 1 + 1024]",
+                "jmp 2f",
+                "7:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "2:",
@@ -259,29 +344,47 @@ impl BfloatTiles {
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{w1} + {line} * 1]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
+                prefetches!(),
                 "add {w0}, 1024",
                 "add {w1}, 1024",
-                "add {x}, {x_step}",
+                "add {x}, [{operands} + 40]",
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{sums} + {line} * 1], tmm0",
-                "tilestored [{sums} + {line} * 1 + 1024], tmm1",
+                "mov {w0}, [{operands}]",
+                "mov {w1}, [{operands} + 8]",
+                "tilestored [{w0} + {row} * 1], tmm0",
+                "tilestored [{w1} + {row} * 1], tmm1",
                 w0 = inout(reg) weights[0].as_ptr() => _,
                 w1 = inout(reg) weights[1].as_ptr() => _,
                 x = inout(reg) x.as_ptr() => _,
-                x_step = in(reg) self.rows * size_of::<[u32; LANES]>(),
                 steps = inout(reg) steps => _,
                 line = in(reg) size_of::<[u32; LANES]>(),
-                sums = in(reg) sums.as_mut_ptr(),
+                row = in(reg) pass.row * size_of::<f32>(),
+                y = inout(reg) pass.outputs[0] => _,
+                ahead0 = inout(reg) pass.ahead[0] => _,
+                ahead1 = inout(reg) pass.ahead[1] => _,
+                count = out(reg) _,
+                operands = in(reg) &raw mut operands,
                 out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
             );
         }
     }
 
-    /// Steps of 32 k. Panics where the operands disagree about them.
+    fn operands(&self, pass: &BfloatPass, tiles: usize) -> Operands {
+        Operands {
+            outputs: pass.outputs.map(|y| [y, y.wrapping_add(pass.panel)]),
+            sums: pass.sums,
+            x_step: self.rows * size_of::<[u32; LANES]>(),
+            per_step: pass.per_step,
+            rows: if pass.fetches { tiles * self.rows } else { 0 },
+        }
+    }
+
+    /// Steps of 32 k. Panics where the operands disagree about them, or there are none.
     fn steps(&self, x: &[&[[u32; LANES]]], weights: [&[[u32; LANES]]; 2]) -> usize {
         let steps = weights[0].len() / 16;
+        assert!(steps > 0);
         for weights in weights {
             assert_eq!(weights.len(), 16 * steps, "weights of {steps} steps");
         }

@@ -28,6 +28,30 @@ macro_rules! proven {
     };
 }
 
+/// The sum as a tree of halves.
+///
+/// # Safety
+/// The CPU must have AVX.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) unsafe fn sum_of_eight(v: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// The largest lane in the same tree, of lower half and upper half.
+///
+/// # Safety
+/// The CPU must have AVX.
+#[inline]
+#[target_feature(enable = "avx")]
+pub(super) unsafe fn max_of_eight(v: __m256) -> f32 {
+    let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+}
+
 /// Lanes 0 to 7 and 8 to 15.
 type V = (__m256, __m256);
 
@@ -327,6 +351,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn min(self, a: V, b: V) -> V {
         proven!((_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)))
+    }
+    #[inline(always)]
+    fn sum_lanes(self, (low, high): V) -> f32 {
+        proven!(sum_of_eight(_mm256_add_ps(low, high)))
+    }
+    #[inline(always)]
+    fn max_lanes(self, (low, high): V) -> f32 {
+        proven!(max_of_eight(_mm256_max_ps(low, high)))
     }
     #[inline(always)]
     fn pow2_of_biased(self, t: V) -> V {

@@ -1,10 +1,11 @@
 //! The operations on AVX-512: one register of 16 lanes each. With VNNI, a product of bytes and its sum
 //! are one instruction instead of three.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::{
     Kernel,
+    avx2::{max_of_eight, sum_of_eight},
     simd::{FP4_DOUBLED, LANES, Simd},
 };
 
@@ -119,6 +120,16 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         })
     }
     #[inline(always)]
+    fn split_nibbles(self, words: &[u32; LANES], to: &mut [[u32; LANES]; 2]) {
+        proven!({
+            let mask = _mm512_set1_epi8(15);
+            let words = self.load_words(words);
+            let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(words), mask);
+            _mm512_storeu_si512(to[0].as_mut_ptr().cast(), _mm512_and_si512(words, mask));
+            _mm512_storeu_si512(to[1].as_mut_ptr().cast(), odd);
+        });
+    }
+    #[inline(always)]
     fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8] {
         let mut out = [[0; LANES]; 8];
         proven!({
@@ -149,6 +160,14 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn prefetch<T>(self, line: *const T) {
         proven!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+    #[inline(always)]
+    fn prefetch_far<T>(self, line: *const T) {
+        proven!(_mm_prefetch::<_MM_HINT_T1>(line.cast()));
+    }
+    #[inline(always)]
+    fn prefetch_write<T>(self, line: *mut T) {
+        proven!(asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags)));
     }
     #[inline(always)]
     fn dot_nibbles<const M: usize>(
@@ -257,6 +276,20 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         proven!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn sum_lanes(self, v: __m512) -> f32 {
+        proven!(sum_of_eight(_mm256_add_ps(
+            _mm512_castps512_ps256(v),
+            _mm512_extractf32x8_ps::<1>(v)
+        )))
+    }
+    #[inline(always)]
+    fn max_lanes(self, v: __m512) -> f32 {
+        proven!(max_of_eight(_mm256_max_ps(
+            _mm512_castps512_ps256(v),
+            _mm512_extractf32x8_ps::<1>(v)
+        )))
     }
     #[inline(always)]
     fn pow2_of_biased(self, t: __m512) -> __m512 {

@@ -23,12 +23,15 @@ mod simd;
 
 use std::{fmt, str::FromStr};
 
-pub(crate) use amx::{Amx, BfloatTiles, ByteTiles, PagedPairs, PairOfSums};
+pub(crate) use amx::{Amx, BfloatPass, BfloatTiles, ByteTiles, PagedPairs, Sums};
 pub(crate) use portable::Portable;
-pub(crate) use simd::{FP4_DOUBLED, LANES, Simd, max_lanes, sum_lanes};
+pub(crate) use simd::{FP4_DOUBLED, LANES, Simd};
 
 /// Rows of a tile of AMX.
 pub(crate) const TILE_ROWS: usize = 16;
+
+/// A tile of rows' sums in two tiles of AMX.
+pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
 
 /// A level of SIMD support. Each has a name on every architecture, also where no CPU can have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -209,6 +212,37 @@ impl Kernel for Registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The lanes' sum and the largest, as the portable level has them, bit by bit.
+    #[derive(Clone, Copy)]
+    struct Trees([f32; LANES]);
+
+    impl Kernel for Trees {
+        type Output = [u32; 2];
+        fn run<S: Simd>(self, s: S) -> [u32; 2] {
+            let v = s.load(&self.0);
+            [s.sum_lanes(v), s.max_lanes(v)].map(f32::to_bits)
+        }
+    }
+
+    #[test]
+    fn lanes_are_added_and_compared_in_one_order_on_every_level() {
+        let mut seed = 1u32;
+        for _ in 0..1000 {
+            let lanes = std::array::from_fn(|_| {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // A NaN, of which which one meets what matters, and numbers of many sizes.
+                match seed >> 27 {
+                    0 => f32::NAN,
+                    size => (seed as i32) as f32 * 2f32.powi(size as i32 - 40),
+                }
+            });
+            let want = Isa(Level::Portable).dispatch(Trees(lanes));
+            for isa in Isa::available() {
+                assert_eq!(isa.dispatch(Trees(lanes)), want, "{lanes:?} {:?}", isa.level());
+            }
+        }
+    }
 
     #[test]
     fn names_round_trip() {

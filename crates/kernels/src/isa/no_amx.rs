@@ -1,6 +1,6 @@
 //! Where there is no AMX: types of which no value is made, so that the code for it need not be left out.
 
-use super::{LANES, TILE_ROWS};
+use super::{LANES, PairOfSums, TILE_ROWS};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amx(());
@@ -23,25 +23,40 @@ impl Amx {
     }
 }
 
-pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
+pub(crate) type Sums = [PairOfSums; 2];
+
+#[expect(dead_code, reason = "nobody reads it here")]
+pub(crate) struct BfloatPass {
+    pub(crate) sums: *const Sums,
+    pub(crate) outputs: [*mut f32; 2],
+    pub(crate) row: usize,
+    pub(crate) panel: usize,
+    pub(crate) fetches: bool,
+    pub(crate) ahead: [*const [u32; LANES]; 2],
+    pub(crate) per_step: usize,
+}
 
 pub(crate) struct BfloatTiles(());
 
 impl BfloatTiles {
-    pub(crate) fn multiply_two(
+    /// # Safety
+    /// Cannot be called.
+    pub(crate) unsafe fn multiply_two(
         &self,
         _: [&[[u32; LANES]]; 2],
         _: [&[[u32; LANES]]; 2],
-        _: &mut [PairOfSums; 2],
+        _: BfloatPass,
     ) {
         unreachable!("there is no `Amx` to make one")
     }
 
-    pub(crate) fn multiply_one(
+    /// # Safety
+    /// Cannot be called.
+    pub(crate) unsafe fn multiply_one(
         &self,
         _: &[[u32; LANES]],
         _: [&[[u32; LANES]]; 2],
-        _: &mut PairOfSums,
+        _: BfloatPass,
     ) {
         unreachable!("there is no `Amx` to make one")
     }

@@ -44,13 +44,32 @@ pub(crate) trait Simd: Copy {
     /// The lowest four bits of each word as twice the number they are in E2M1, from [`FP4_DOUBLED`];
     /// the words move on by four bits.
     fn next_fp4(self, words: &mut Self::W) -> Self::V;
-    /// Words of eight such numbers as signed bytes: of each eight the even ones, then the odd ones.
+    /// Words of eight nibbles as words of bytes: the even ones, then the odd ones.
+    #[inline(always)]
+    fn split_nibbles(self, words: &[u32; LANES], to: &mut [[u32; LANES]; 2]) {
+        const NIBBLES: u32 = 0x0f0f_0f0f;
+        for lane in 0..LANES {
+            to[0][lane] = words[lane] & NIBBLES;
+            to[1][lane] = words[lane] >> 4 & NIBBLES;
+        }
+    }
+    /// Words of eight numbers of E2M1 as signed bytes: of each eight the even ones, then the odd ones.
     fn split_fp4(self, words: &[[u32; LANES]; 4]) -> [[u32; LANES]; 8];
 
     /// Whole numbers from -127 to 127 as bytes: of each eight lanes the even ones, then the odd ones.
     fn store_bytes(self, v: Self::V, to: &mut [u32; 4]);
     /// Asks for a line of memory that is read soon. A hint: `line` may be anywhere.
     fn prefetch<T>(self, line: *const T);
+    /// [`Simd::prefetch`] to L2 only, of what is read later.
+    #[inline(always)]
+    fn prefetch_far<T>(self, line: *const T) {
+        self.prefetch(line);
+    }
+    /// [`Simd::prefetch`] of what is written.
+    #[inline(always)]
+    fn prefetch_write<T>(self, line: *mut T) {
+        self.prefetch(line);
+    }
 
     /// Σ code · x over 32 k, of 16 features and `M` rows; exact. `codes`: a word holds eight k of a
     /// feature, four unsigned bits each, lowest first. `x`: for each eight k, the signed bytes of
@@ -95,6 +114,20 @@ pub(crate) trait Simd: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a < b { a } else { b }`: `b` where either is NaN.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The lanes' sum as a tree of halves: `(i, i + 8)`, `(i, i + 4)`, `(i, i + 2)`, `(i, i + 1)`.
+    #[inline(always)]
+    fn sum_lanes(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        sum_of(lanes)
+    }
+    /// The largest lane, in the same tree, with [`Simd::max`] of the lower half and the upper one.
+    #[inline(always)]
+    fn max_lanes(self, v: Self::V) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        max_of(lanes)
+    }
     /// `2^n` from `t = n + 1.5·2²³` (whose low bits are `n`), for `n` in -127 to 127; 0 for -127.
     fn pow2_of_biased(self, t: Self::V) -> Self::V;
 }
@@ -103,29 +136,32 @@ pub(crate) trait Simd: Copy {
 /// are whole. OCP Microscaling Formats (MX) specification, version 1.0.
 pub(crate) const FP4_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-/// The lanes' sum as a tree of halves: `(i, i + 8)`, `(i, i + 4)`, `(i, i + 2)`, `(i, i + 1)`.
+/// [`Simd::sum_lanes`] of lanes in memory.
 #[inline(always)]
-pub(crate) fn sum_lanes<S: Simd>(s: S, v: S::V) -> f32 {
-    let mut lanes = [0.0; LANES];
-    s.store(v, &mut lanes);
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
+fn sum_of(mut lanes: [f32; LANES]) -> f32 {
+    // Each loop by itself: a loop over the widths would not be unrolled.
+    for i in 0..8 {
+        lanes[i] += lanes[i + 8];
     }
-    lanes[0]
+    for i in 0..4 {
+        lanes[i] += lanes[i + 4];
+    }
+    (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
 }
 
-/// The largest lane (`max` as [`Simd::max`] has it, in the same tree as [`sum_lanes`]).
+/// [`Simd::max_lanes`] of lanes in memory.
 #[inline(always)]
-pub(crate) fn max_lanes<S: Simd>(s: S, v: S::V) -> f32 {
-    let mut lanes = [0.0; LANES];
-    s.store(v, &mut lanes);
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            let (a, b) = (lanes[i], lanes[i + half]);
-            lanes[i] = if a > b { a } else { b };
-        }
+fn max_of(mut lanes: [f32; LANES]) -> f32 {
+    for i in 0..8 {
+        lanes[i] = larger(lanes[i], lanes[i + 8]);
     }
-    lanes[0]
+    for i in 0..4 {
+        lanes[i] = larger(lanes[i], lanes[i + 4]);
+    }
+    larger(larger(lanes[0], lanes[2]), larger(lanes[1], lanes[3]))
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }

@@ -8,7 +8,7 @@
 //! are kept as the file has them (f16, times a small integer in the K formats): exact, and no bigger
 //! than there.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
 use crate::{
     buffer::{Buffer, Plain},
@@ -241,6 +241,13 @@ struct FactorsView<'a> {
 
 impl FactorsView<'_> {
     #[inline(always)]
+    fn prefetch<S: Simd>(&self, s: S, group: usize) {
+        s.prefetch_far(&self.units[group >> self.shift]);
+        if let Some(steps) = self.steps {
+            s.prefetch_far(&steps[group]);
+        }
+    }
+    #[inline(always)]
     fn get<S: Simd>(&self, s: S, group: usize) -> S::V {
         match self.steps {
             None => s.load_f16(&self.units[group >> self.shift]),
@@ -275,7 +282,7 @@ pub(super) trait Code: Sync + 'static {
     fn bytes<'a>(
         isa: Isa,
         words: &'a [Lanes<u32>],
-        space: &'a mut Vec<Lanes<u32>>,
+        space: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>];
     /// Σ code · x of a group of 16 or 32 k, of the panel's features and `M` rows. `codes`: the
     /// group's words; `x`: the rows' codes of 32 k, a word for four, of which the group begins with
@@ -298,16 +305,9 @@ struct SplitNibbles<'a> {
 impl Kernel for SplitNibbles<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        const NIBBLES: u32 = 0x0f0f_0f0f;
-        for i in 0..self.words.len() {
-            let words = self.words[i];
-            let [mut even, mut odd] = [[0; LANES]; 2];
-            for lane in 0..LANES {
-                even[lane] = words[lane] & NIBBLES;
-                odd[lane] = words[lane] >> 4 & NIBBLES;
-            }
-            self.bytes[i] = [even, odd];
+    fn run<S: Simd>(self, s: S) {
+        for (words, bytes) in self.words.iter().zip(self.bytes) {
+            s.split_nibbles(words, bytes);
         }
     }
 }
@@ -340,11 +340,12 @@ impl Code for Int4 {
     fn bytes<'a>(
         isa: Isa,
         words: &'a [Lanes<u32>],
-        space: &'a mut Vec<Lanes<u32>>,
+        space: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>] {
-        space.resize(2 * words.len(), [0; LANES]);
-        isa.dispatch(SplitNibbles { words, bytes: space.as_chunks_mut().0 });
-        space
+        space.reserve(2 * words.len());
+        let bytes = &mut space[..2 * words.len()];
+        isa.dispatch(SplitNibbles { words, bytes: bytes.as_chunks_mut().0 });
+        bytes
     }
     #[inline(always)]
     fn dot<S: Simd, const M: usize>(
@@ -391,12 +392,13 @@ impl Code for Fp4 {
     fn bytes<'a>(
         isa: Isa,
         words: &'a [Lanes<u32>],
-        space: &'a mut Vec<Lanes<u32>>,
+        space: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>] {
-        space.resize(2 * words.len(), [0; LANES]);
-        let (words, bytes) = (words.as_chunks().0, space.as_chunks_mut().0);
-        isa.dispatch(SplitFp4 { words, bytes });
-        space
+        space.reserve(2 * words.len());
+        let bytes = &mut space[..2 * words.len()];
+        let (words, chunks) = (words.as_chunks().0, bytes.as_chunks_mut().0);
+        isa.dispatch(SplitFp4 { words, bytes: chunks });
+        bytes
     }
     #[inline(always)]
     fn dot<S: Simd, const M: usize>(
@@ -425,7 +427,11 @@ impl Code for Int8 {
         raw.swap(0, 1);
         value
     }
-    fn bytes<'a>(_: Isa, words: &'a [Lanes<u32>], _: &'a mut Vec<Lanes<u32>>) -> &'a [Lanes<u32>] {
+    fn bytes<'a>(
+        _: Isa,
+        words: &'a [Lanes<u32>],
+        _: &'a mut Buffer<Lanes<u32>>,
+    ) -> &'a [Lanes<u32>] {
         words
     }
     #[inline(always)]
@@ -455,6 +461,12 @@ pub(super) struct CodePanels<C: Code> {
 }
 
 impl<C: Code> CodePanels<C> {
+    /// The words of some panels' codes, one panel's after the other's.
+    pub(super) fn words(&self, panels: Range<usize>) -> &[Lanes<u32>] {
+        let words = self.cols / CODE_STEP * C::WORDS;
+        &self.codes[panels.start * words..panels.end * words]
+    }
+
     fn bytes(&self) -> usize {
         let minima = match &self.minima {
             Minima::Each(factors) => factors.bytes(),
@@ -513,7 +525,7 @@ impl<'a, C: Code> CodePanel<'a, C> {
     }
 
     /// The codes as bytes, `[cols / 4][16]`: see [`Code::bytes`].
-    pub(super) fn bytes(self, isa: Isa, space: &'a mut Vec<Lanes<u32>>) -> &'a [Lanes<u32>] {
+    pub(super) fn bytes(self, isa: Isa, space: &'a mut Buffer<Lanes<u32>>) -> &'a [Lanes<u32>] {
         C::bytes(isa, self.codes, space)
     }
 
@@ -532,6 +544,17 @@ impl<'a, C: Code> CodePanel<'a, C> {
             s.prefetch(codes.as_ptr().wrapping_add(PREFETCH_LINES + word));
         }
         C::dot(s, codes, x, sums, index * self.group / 4 % 8)
+    }
+
+    /// Asks for the scale and the minimum of group `index`.
+    #[inline(always)]
+    pub(super) fn prefetch_params<S: Simd>(&self, s: S, index: usize) {
+        self.scales.prefetch(s, index);
+        match &self.minima {
+            MinimaView::Each(factors) => factors.prefetch(s, index),
+            MinimaView::Zeros(zeros, shift) => s.prefetch_far(&zeros[index >> shift]),
+            MinimaView::Zero | MinimaView::OfScale(_) => {}
+        }
     }
 
     /// Asks for what the next panel has where this one has group `index`.

@@ -23,7 +23,8 @@ use super::{
     tiles::Tiles,
 };
 use crate::{
-    isa::{Amx, Isa, Kernel, LANES, Level, Simd, TILE_ROWS, max_lanes, sum_lanes},
+    buffer::Buffer,
+    isa::{Amx, Isa, Kernel, LANES, Level, Simd, TILE_ROWS},
     team::{SharedSlice, Team},
 };
 
@@ -31,6 +32,13 @@ use crate::{
 const GROUP: usize = 32;
 /// Rows that a task multiplies with its panels one after the other: their codes stay in L2.
 const TASK_ROWS: usize = 96;
+/// With AMX, bytes of a block of as many rows, which stays in its L2 (2 MiB) beside a task's weights, the
+/// next one's, and outputs. (Tests' blocks are small, so that they have several.)
+const BLOCK_BYTES: usize = if cfg!(test) { 1 << 14 } else { 9 << 17 };
+/// Rows of such a block, at most.
+const MOST_ROWS: usize = 512;
+/// Bytes of a task's weights, as bytes.
+const TASK_BYTES: usize = 1 << 18;
 /// Panels of a task, at most.
 const MOST_PANELS: usize = 8;
 /// Tasks per thread, where the shape allows it.
@@ -38,8 +46,9 @@ const TASKS_PER_THREAD: usize = 8;
 /// Rows from which on quantising them is worth a parallel region.
 const ROWS_IN_PARALLEL: usize = 8;
 
-/// Rows from which on AMX's tiles, which cost 16 rows' time however few they hold, are the faster way.
-const FEWEST_AMX_ROWS: usize = 8;
+/// Rows from which on AMX's tiles are the faster way: up to 16, VNNI was by a twentieth to a tenth (Emerald
+/// Rapids, November 2026).
+const FEWEST_AMX_ROWS: usize = 24;
 
 /// The most rows of a tile, which pass over a panel together: beside their sums, the group's bytes
 /// fill the registers.
@@ -92,25 +101,25 @@ impl Layout {
 
 thread_local! {
     /// Kept from call to call by the thread that calls.
-    static ROWS: RefCell<Rows> = const { RefCell::new(Rows::new()) };
+    static ROWS: RefCell<Rows> = RefCell::new(Rows::new());
     /// A panel's codes as bytes, `[cols / 4][16]`; kept for its memory.
-    static BYTES: RefCell<Vec<[u32; LANES]>> = const { RefCell::new(Vec::new()) };
+    static BYTES: RefCell<Buffer<[u32; LANES]>> = RefCell::new(Buffer::zeroed(0));
 }
 
 /// Quantised rows, in tiles: what a pass over a panel reads of its rows lies in one piece, in order.
 struct Rows {
     groups: usize,
-    codes: Vec<[u32; 8]>, // [tile][group][place]: of each eight k, the even ones, then the odd ones
-    halves: Vec<[i32; 2]>, // [tile][group][place]: Σ code of 16 k each
-    scales: Vec<f32>,     // [tile][group][place]
-    sums: Vec<f32>,       // [tile][group][place]: scale · Σ code
+    codes: Buffer<[u32; 8]>, // [tile][group][place]: of each eight k, the even ones, then the odd ones
+    halves: Vec<[i32; 2]>,   // [tile][group][place]: Σ code of 16 k each
+    scales: Vec<f32>,        // [tile][group][place]
+    sums: Vec<f32>,          // [tile][group][place]: scale · Σ code
 }
 
 impl Rows {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
             groups: 0,
-            codes: Vec::new(),
+            codes: Buffer::zeroed(0),
             halves: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
@@ -124,7 +133,7 @@ impl Rows {
         self.groups = groups;
         let size = layout.places(m) * groups;
         if self.codes.len() < size {
-            self.codes.resize(size, [0; 8]);
+            self.codes.reserve(size);
             self.halves.resize(size, [0; 2]);
             self.scales.resize(size, 0.0);
             self.sums.resize(size, 0.0);
@@ -204,7 +213,7 @@ impl Kernel for Quantise<'_> {
             let (a, b) = (s.load(&halves[0]), s.load(&halves[1]));
             faults = s.mul_add(a, zero, s.mul_add(b, zero, faults));
             let largest = s.max(s.max(a, s.sub(zero, a)), s.max(b, s.sub(zero, b)));
-            let largest = max_lanes(s, largest);
+            let largest = s.max_lanes(largest);
             let mut per_unit = 127.0 / largest;
             let mut scale = largest / 127.0;
             // Zeros, and numbers so small that they are none in this company.
@@ -217,12 +226,12 @@ impl Kernel for Quantise<'_> {
             let codes = self.codes[at].as_chunks_mut::<4>().0;
             s.store_bytes(a, &mut codes[0]);
             s.store_bytes(b, &mut codes[1]);
-            let halves = [sum_lanes(s, a) as i32, sum_lanes(s, b) as i32]; // exact
+            let halves = [s.sum_lanes(a) as i32, s.sum_lanes(b) as i32]; // exact
             self.halves[at] = halves;
             self.scales[at] = scale;
             self.sums[at] = scale * (halves[0] + halves[1]) as f32;
         }
-        if sum_lanes(s, faults).is_nan() {
+        if s.sum_lanes(faults).is_nan() {
             for g in 0..x.len() {
                 self.scales[g * self.places + self.place] = f32::NAN;
                 self.sums[g * self.places + self.place] = f32::NAN;
@@ -243,9 +252,20 @@ struct Cut {
 impl Cut {
     fn of(call: &Call<'_>) -> Self {
         let layout = Layout::of(call.isa, call.m);
-        let blocks = call.m.div_ceil(TASK_ROWS).min(layout.tiles.count);
+        let blocks = match layout.amx {
+            Some(_) => {
+                // Bytes, and scales and sums of groups.
+                let fit = BLOCK_BYTES / (call.w.cols + call.w.cols / 4);
+                let blocks = call.m.div_ceil(fit.clamp(TILE_ROWS, MOST_ROWS));
+                // Threads may share rows or features, whichever is less to read for all of them.
+                blocks.max((call.team.threads() * call.m / call.w.rows.max(1)).isqrt())
+            }
+            None => call.m.div_ceil(TASK_ROWS),
+        };
+        let blocks = blocks.min(layout.tiles.count);
         let wanted = call.team.threads() * TASKS_PER_THREAD;
-        let per_task = (call.w.panels() * blocks / wanted).clamp(1, MOST_PANELS);
+        let fit = TASK_BYTES.div_ceil(LANES * call.w.cols).min(MOST_PANELS);
+        let per_task = (call.w.panels() * blocks / wanted).clamp(1, fit);
         Self { layout, blocks, per_task, tasks_per_block: call.w.panels().div_ceil(per_task) }
     }
 

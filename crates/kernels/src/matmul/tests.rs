@@ -202,8 +202,10 @@ fn the_largest_products_are_exact() {
 /// To the bit: on AMX the sums as Intel's manual has them, of x rounded; elsewhere as with x in f32.
 #[test]
 fn rows_rounded_to_bfloat16_meet_bfloat16() {
-    let (format, team) = (Format::Bf16, team(2));
+    let format = Format::Bf16;
     for (rows, cols) in [(1, 32), (16, 64), (17, 96), (33, 43), (70, 352), (90, 60)] {
+        // Of one thread the last but one is also cut along k.
+        let team = team(if rows == 70 { 1 } else { 2 });
         for m in [1, 2, 3, 15, 16, 17, 31, 32, 33, 50, 140] {
             let mut bits = Bits((rows * m) as u64);
             let src = source(format, rows * cols, &mut bits);

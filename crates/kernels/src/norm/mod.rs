@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod reference;
 
-use crate::isa::{Isa, Kernel, LANES, Simd, sum_lanes};
+use crate::isa::{Isa, Kernel, LANES, Simd};
 
 /// Independent sums, enough to hide the latency of an addition.
 const CHAINS: usize = 4;
@@ -72,7 +72,7 @@ impl Kernel for InverseRms<'_> {
         let x = s.load(&last);
         sums[CHAINS - 1] = s.mul_add(x, x, sums[CHAINS - 1]);
         let total = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
-        let mean = sum_lanes(s, total) / self.x.len() as f32;
+        let mean = s.sum_lanes(total) / self.x.len() as f32;
         1.0 / (mean + self.eps).sqrt()
     }
 }

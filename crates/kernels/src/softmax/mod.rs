@@ -8,7 +8,7 @@ mod reference;
 
 use crate::{
     exp::exp,
-    isa::{Isa, Kernel, LANES, Simd, max_lanes, sum_lanes},
+    isa::{Isa, Kernel, LANES, Simd},
 };
 
 /// `x[r] = exp(x[r] - max) / Σ exp(x[r] - max)` for each row of `width` values.
@@ -38,7 +38,7 @@ impl Kernel for Softmax<'_> {
         for lanes in vectors.iter() {
             max = s.max(max, s.load(lanes));
         }
-        let max = s.splat(max_lanes(s, max));
+        let max = s.splat(s.max_lanes(max));
         let e = exp(s, s.sub(s.load(&last), max));
         s.store(e, &mut last);
         let mut sum = e;
@@ -47,7 +47,7 @@ impl Kernel for Softmax<'_> {
             s.store(e, lanes);
             sum = s.add(sum, e);
         }
-        let sum = s.splat(sum_lanes(s, sum));
+        let sum = s.splat(s.sum_lanes(sum));
         for lanes in vectors.iter_mut() {
             s.store(s.div(s.load(lanes), sum), lanes);
         }

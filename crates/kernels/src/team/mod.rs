@@ -455,6 +455,16 @@ impl<'a, T> SharedSlice<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), of: PhantomData }
     }
 
+    /// Where value `index` lies; through it nothing may be read or written that another has by
+    /// [`SharedSlice::range`] or by a pointer.
+    ///
+    /// # Panics
+    /// When it is not inside the slice.
+    pub(crate) fn place(&self, index: usize) -> *mut T {
+        assert!(index < self.len);
+        self.start.wrapping_add(index)
+    }
+
     /// The values of `range`.
     ///
     /// # Safety

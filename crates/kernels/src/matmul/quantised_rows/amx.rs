@@ -1,8 +1,9 @@
 //! The products of bytes in AMX's tiles: of 16 rows, 16 features and a group's k at once. The sums come
-//! back to the vector registers after every group, to be scaled there: that, not the tiles, is what
-//! bounds it (about 40 cycles a group by the instructions' throughputs, of which the tiles take 16).
+//! back to the vector registers after every group, to be scaled there. On Emerald Rapids a group takes 35
+//! cycles in the tiles, of which 15 to store the sums, and 26 or 36 (with minima) in the vectors; the two
+//! overlap hardly (70 to 85 cycles in all).
 
-use super::{BYTES, GROUP, Task};
+use super::{BYTES, GROUP, Task, TileRows};
 use crate::{
     isa::{Amx, ByteTiles, Kernel, LANES, Simd, TILE_ROWS},
     matmul::{
@@ -11,45 +12,84 @@ use crate::{
     },
 };
 
+/// Sums on their way from the tiles to the vectors, by group. A load of what was stored shortly before
+/// waits until that is in the cache: so the tiles are some groups ahead.
+const RING: usize = 8;
+
+/// What a task's passes write to, one after the other.
+#[repr(align(64))]
+struct Space {
+    ring: [[[i32; LANES]; TILE_ROWS]; RING],
+    /// Outputs that y has no place for.
+    spare: [[f32; LANES]; TILE_ROWS],
+}
+
+/// What a pass over a panel asks for of the next one.
+struct Ahead<'a, C: Code> {
+    /// The next panel, of which the first pass asks for the scales.
+    panel: Option<CodePanel<'a, C>>,
+    /// The pass's part of the next panel's codes.
+    lines: &'a [[u32; LANES]],
+}
+
 impl<C: Code> Task<'_, C> {
     /// [`Task::run`] with tiles.
     pub(super) fn run_on(&self, amx: Amx) {
         // SAFETY: nothing below comes here again, or runs anybody else's code.
         let tiles = unsafe { amx.byte_tiles(self.panels.group / 4) };
+        let mut space =
+            Space { ring: [[[0; LANES]; TILE_ROWS]; RING], spare: [[0.0; LANES]; TILE_ROWS] };
         BYTES.with_borrow_mut(|bytes| {
-            for index in self.indices.clone() {
-                let panel = self.panels.panel(index);
-                let codes = panel.bytes(self.call.isa, bytes);
-                for tile in self.tiles.clone() {
-                    self.multiply(&tiles, panel, codes, index, tile);
+            let codes = C::bytes(self.call.isa, self.panels.words(self.indices.clone()), bytes);
+            let codes = codes.chunks_exact(self.call.w.cols / 4);
+            // A row's outputs lie on a page that other rows have no part of: so all panels in turn.
+            for (pass, tile) in self.tiles.clone().enumerate() {
+                for (index, codes) in self.indices.clone().zip(codes.clone()) {
+                    let ahead = self.ahead(index, pass);
+                    self.multiply(&tiles, &mut space, (index, codes), tile, ahead);
                 }
             }
         });
+    }
+
+    /// What pass `pass` over panel `index` asks for of the one that the next task has in its place.
+    fn ahead(&self, index: usize, pass: usize) -> Ahead<'_, C> {
+        let next = index + self.indices.len();
+        if next >= self.call.w.panels() {
+            return Ahead { panel: None, lines: &[] };
+        }
+        let (lines, passes) = (self.panels.words(next..next + 1), self.tiles.len());
+        let (start, end) = (pass * lines.len() / passes, (pass + 1) * lines.len() / passes);
+        let panel = (pass == 0).then(|| self.panels.panel(next));
+        Ahead { panel, lines: &lines[start..end] }
     }
 
     /// One tile of rows times one panel.
     fn multiply(
         &self,
         tiles: &ByteTiles,
-        panel: CodePanel<'_, C>,
-        codes: &[[u32; LANES]],
-        index: usize,
+        space: &mut Space,
+        (index, codes): (usize, &[[u32; LANES]]),
         tile: usize,
+        ahead: Ahead<'_, C>,
     ) {
         let (first, count) = self.layout.tiles.of(tile);
         let rows = self.rows.tile(self.layout.place(tile));
-        let product = Product {
-            tiles,
-            panel,
-            codes,
-            x: rows.codes.as_chunks().0,
-            scales: rows.scales.as_chunks().0,
-            sums: rows.sums.as_chunks().0,
-        };
-        let out = self.call.isa.dispatch(product);
-        for (m, lanes) in out.iter().take(count).enumerate() {
-            // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
-            store(lanes, unsafe { self.call.output(first + m, index) });
+        let (y, width) = (&self.call.y, self.call.w.rows);
+        let is_whole = (index + 1) * LANES <= width;
+        let spare = space.spare.each_mut().map(|lanes| &raw mut *lanes);
+        let outputs = std::array::from_fn(|m| match is_whole && m < count {
+            true => y.place((first + m) * width + index * LANES).cast(),
+            false => spare[m],
+        });
+        let panel = self.panels.panel(index);
+        let ring = &mut space.ring;
+        self.call.isa.dispatch(Product { tiles, panel, codes, rows, outputs, ring, ahead });
+        if !is_whole {
+            for (m, lanes) in space.spare.iter().take(count).enumerate() {
+                // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
+                store(lanes, unsafe { self.call.output(first + m, index) });
+            }
         }
     }
 }
@@ -57,42 +97,52 @@ impl<C: Code> Task<'_, C> {
 struct Product<'a, C: Code> {
     tiles: &'a ByteTiles,
     panel: CodePanel<'a, C>,
-    codes: &'a [[u32; LANES]],      // [cols / 4], bytes
-    x: &'a [[[u32; 8]; TILE_ROWS]], // [groups]
-    scales: &'a [[f32; TILE_ROWS]], // [groups]
-    sums: &'a [[f32; TILE_ROWS]],   // [groups]
-}
-
-impl<C: Code> Product<'_, C> {
-    /// Starts the sums of the panel's group `index`.
-    #[inline(always)]
-    fn start(&self, index: usize, sums: &mut [[[i32; LANES]; TILE_ROWS]; 2]) {
-        let words = self.panel.group_len() / 4;
-        let (x, first) = (&self.x[index * words / 8], index * words % 8);
-        let odd = index % 2;
-        self.tiles.multiply(odd == 1, x, first, &self.codes[index * words..], &mut sums[odd]);
-    }
+    codes: &'a [[u32; LANES]], // [cols / 4], bytes
+    rows: TileRows<'a>,
+    /// Where the sums are stored: nobody else's meanwhile.
+    outputs: [*mut [f32; LANES]; TILE_ROWS],
+    ring: &'a mut [[[i32; LANES]; TILE_ROWS]; RING],
+    ahead: Ahead<'a, C>,
 }
 
 impl<C: Code> Kernel for Product<'_, C> {
-    type Output = [[f32; LANES]; TILE_ROWS];
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Self::Output {
+    fn run<S: Simd>(self, s: S) {
+        if S::REGISTERS < 32 {
+            unreachable!("there are no tiles on this level");
+        }
+        for m in 0..TILE_ROWS {
+            s.prefetch_write(self.outputs[m]);
+        }
         let mut acc = [s.splat(0.0); TILE_ROWS];
-        let parts = GROUP / self.panel.group_len();
-        let count = self.x.len() * parts;
+        let x: &[[_; TILE_ROWS]] = self.rows.codes.as_chunks().0;
+        let scales: &[[_; TILE_ROWS]] = self.rows.scales.as_chunks().0;
+        let sums: &[[_; TILE_ROWS]] = self.rows.sums.as_chunks().0;
+        // Groups of the panel in one of the rows': one or two.
+        let halved = u32::from(self.panel.group_len() < GROUP);
+        let words = self.panel.group_len() / 4;
+        let count = x.len() << halved;
         let minima = self.panel.has_minima();
-        // The tiles work on one group while the vectors scale the one before.
-        let mut dots = [[[0; LANES]; TILE_ROWS]; 2];
-        self.start(0, &mut dots);
-        for index in 0..count {
-            if index + 1 < count {
-                self.start(index + 1, &mut dots);
+        let mut lines = self.ahead.lines.iter();
+        let per_group = lines.len().div_ceil(count);
+        // What the tiles and the vectors work on.
+        let (mut tiled, mut scaled) = (0, 0);
+        while scaled < count {
+            if tiled < count {
+                let (x, first) = (&x[tiled >> halved], tiled * words % 8);
+                let codes = &self.codes[tiled * words..];
+                let sums = &mut self.ring[tiled % RING];
+                self.tiles.multiply(tiled % 2 == 1, x, first, codes, sums);
             }
-            let (scales, sums) = (&self.scales[index / parts], &self.sums[index / parts]);
-            let dots = &dots[index % 2];
-            let (scale, min) = self.panel.params(s, index);
+            tiled += 1;
+            if tiled < RING {
+                continue;
+            }
+            let (scales, sums) = (&scales[scaled >> halved], &sums[scaled >> halved]);
+            let (scale, min) = self.panel.params(s, scaled);
+            let dots = &self.ring[scaled % RING];
             for m in 0..TILE_ROWS {
                 let factor = s.mul(scale, s.splat(scales[m]));
                 acc[m] = s.mul_add(s.load_i32(&dots[m]), factor, acc[m]);
@@ -103,11 +153,17 @@ impl<C: Code> Kernel for Product<'_, C> {
                     acc[m] = s.mul_add(min, s.splat(sums[m]), acc[m]);
                 }
             }
+            for line in lines.by_ref().take(per_group) {
+                s.prefetch_far(line);
+            }
+            if let Some(next) = &self.ahead.panel {
+                next.prefetch_params(s, scaled);
+            }
+            scaled += 1;
         }
-        let mut out = [[0.0; LANES]; TILE_ROWS];
         for m in 0..TILE_ROWS {
-            s.store(acc[m], &mut out[m]);
+            // SAFETY: the outputs are places for 16 numbers, in y this task's, or spare ones.
+            s.store(acc[m], unsafe { &mut *self.outputs[m] });
         }
-        out
     }
 }
