@@ -151,4 +151,14 @@ mod tests {
             assert_eq!(buffer.bytes(), len * 64);
         }
     }
+
+    #[test]
+    fn a_vector_grows_and_keeps_what_it_has() {
+        let mut buffer = vec![1.0f32, 2.0];
+        for len in [2, 3, 5_000_000, 7] {
+            resize_in_huge_pages(&mut buffer, len);
+            assert_eq!(buffer.len(), len);
+            assert!(buffer[..2] == [1.0, 2.0] && buffer[2..].iter().all(|&x| x == 0.0));
+        }
+    }
 }

@@ -163,9 +163,10 @@ impl Tile<'_> {
                 }
             }
             let pass = pass_to(scores);
-            // SAFETY: the outputs are `scores`, of which each tile has two with a line for each row.
             match tiles.count {
+                // SAFETY: the outputs are `scores`, of which each tile has one, with a line for each row.
                 1 => unsafe { amx.multiply_one(one, keys, pass) },
+                // SAFETY: as above.
                 _ => unsafe { amx.multiply_two([one, two], keys, pass) },
             }
         }

@@ -78,6 +78,7 @@ impl ByteTiles {
 }
 
 #[derive(Clone, Copy)]
+#[expect(dead_code, reason = "nobody reads all of it here")]
 pub(crate) struct PagedPairs<'a> {
     pub(crate) lines: &'a [[u32; LANES]],
     pub(crate) block_len: usize,
