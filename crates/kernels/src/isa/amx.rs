@@ -11,7 +11,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::{LANES, PairOfSums, TILE_ROWS};
+use super::{BfloatPass, LANES, PagedPairs, PairOfSums, Sums, TILE_ROWS};
 
 /// Proof that this process may use tiles of bytes and of bfloat16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,28 +173,6 @@ impl ByteTiles {
 pub(crate) struct BfloatTiles {
     rows: usize,
     _configured: Configured,
-}
-
-/// The sums of two tiles of rows and two panels on their way, `[tile][panel][row]`.
-pub(crate) type Sums = [PairOfSums; 2];
-
-/// A pass of two tiles of rows, or one, over some steps of k of two panels.
-#[derive(Clone, Copy)]
-pub(crate) struct BfloatPass {
-    /// Sums of the steps before, on a line's start; or null.
-    pub(crate) sums: *const Sums,
-    /// Where each tile's first row has its sums of the first panel.
-    pub(crate) outputs: [*mut f32; 2],
-    /// From a row's sums to the next one's, in numbers.
-    pub(crate) row: usize,
-    /// From the first panel's sums to the second's, in numbers.
-    pub(crate) panel: usize,
-    /// Whether memory is asked for the rows of the outputs, which then lie one after the other.
-    pub(crate) fetches: bool,
-    /// Of the weights that are multiplied next the lines of which this pass asks for the first.
-    pub(crate) ahead: [*const [u32; LANES]; 2],
-    /// Lines of each per step.
-    pub(crate) per_step: usize,
 }
 
 /// What the assembly reads from memory.
@@ -393,18 +371,6 @@ impl BfloatTiles {
         }
         steps
     }
-}
-
-/// Values in the blocks of a paged cache, as [`WeightedTiles`] read them.
-#[derive(Clone, Copy)]
-pub(crate) struct PagedPairs<'a> {
-    /// Blocks of `block_len` lines, of which the first 8 · `stride` are the values: `[8][stride]`, a word
-    /// for two positions.
-    pub(crate) lines: &'a [[u32; LANES]],
-    pub(crate) block_len: usize,
-    pub(crate) stride: usize,
-    /// The blocks' numbers, in order of position.
-    pub(crate) table: &'a [u32],
 }
 
 /// Tiles for sums of values in bfloat16, each times its weight: four of sums, two of weights, two of values.

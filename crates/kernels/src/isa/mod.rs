@@ -20,18 +20,17 @@ mod avx512;
 mod neon;
 mod portable;
 mod simd;
+mod tile_operands;
 
 use std::{fmt, str::FromStr};
 
-pub(crate) use amx::{Amx, BfloatPass, BfloatTiles, ByteTiles, PagedPairs, Sums};
+pub(crate) use amx::{Amx, BfloatTiles, ByteTiles};
 pub(crate) use portable::Portable;
 pub(crate) use simd::{FP4_DOUBLED, LANES, Simd};
+pub(crate) use tile_operands::{BfloatPass, PagedPairs, PairOfSums, Sums};
 
 /// Rows of a tile of AMX.
 pub(crate) const TILE_ROWS: usize = 16;
-
-/// A tile of rows' sums in two tiles of AMX.
-pub(crate) type PairOfSums = [[[f32; LANES]; TILE_ROWS]; 2];
 
 /// A level of SIMD support. Each has a name on every architecture, also where no CPU can have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

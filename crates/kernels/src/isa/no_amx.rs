@@ -1,6 +1,6 @@
 //! Where there is no AMX: types of which no value is made, so that the code for it need not be left out.
 
-use super::{LANES, PairOfSums, TILE_ROWS};
+use super::{BfloatPass, LANES, PagedPairs, PairOfSums, TILE_ROWS};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amx(());
@@ -21,19 +21,6 @@ impl Amx {
     pub(crate) unsafe fn bfloat_tiles(self, _: usize) -> BfloatTiles {
         unreachable!("`detect` gives none")
     }
-}
-
-pub(crate) type Sums = [PairOfSums; 2];
-
-#[expect(dead_code, reason = "nobody reads it here")]
-pub(crate) struct BfloatPass {
-    pub(crate) sums: *const Sums,
-    pub(crate) outputs: [*mut f32; 2],
-    pub(crate) row: usize,
-    pub(crate) panel: usize,
-    pub(crate) fetches: bool,
-    pub(crate) ahead: [*const [u32; LANES]; 2],
-    pub(crate) per_step: usize,
 }
 
 pub(crate) struct BfloatTiles(());
@@ -75,15 +62,6 @@ impl ByteTiles {
     ) {
         unreachable!("there is no `Amx` to make one")
     }
-}
-
-#[derive(Clone, Copy)]
-#[expect(dead_code, reason = "nobody reads all of it here")]
-pub(crate) struct PagedPairs<'a> {
-    pub(crate) lines: &'a [[u32; LANES]],
-    pub(crate) block_len: usize,
-    pub(crate) stride: usize,
-    pub(crate) table: &'a [u32],
 }
 
 pub(crate) struct WeightedTiles(());
