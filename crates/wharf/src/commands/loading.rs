@@ -99,13 +99,13 @@ pub(crate) fn kv_format(options: &ComputeOptions) -> Result<KvFormat> {
         KvCacheDtype::Int8 => KvFormat::Int8,
         KvCacheDtype::Bf16 => {
             ensure!(
+                rounds,
+                "--kv-cache-dtype bf16 rounds what it meets, which --activations f32 forbids: see f16"
+            );
+            ensure!(
                 KvFormat::Bf16.is_available(isa),
                 "--kv-cache-dtype bf16 is for AMX, which --isa {} has not: f16 takes the same memory",
                 isa.level()
-            );
-            ensure!(
-                rounds,
-                "--kv-cache-dtype bf16 rounds what it meets, which --activations f32 forbids: see f16"
             );
             KvFormat::Bf16
         }

@@ -27,12 +27,13 @@ pub(crate) async fn run(args: &PerplexityArgs) -> Result<()> {
         let path = model_source::fetch(&args.model, &args.hub).await?;
         let (compute, window) = (args.compute.clone(), args.window as usize);
         let measuring = tokio::task::spawn_blocking(move || {
+            let format = loading::kv_format(&compute)?; // before the weights, in case it is refused
             let mut model = loading::model(&path, &compute, Some(window))?;
             let tokenizer = loading::tokenizer(&model.info().tokenizer)?;
             let windows = windows(tokenizer.as_ref(), &text, window)?;
             let max = model.info().max_model_len;
             ensure!(window <= max, "--window {window} is longer than the model's context of {max}");
-            model.allocate(window.div_ceil(BLOCK_TOKENS), loading::kv_format(&compute)?, 1);
+            model.allocate(window.div_ceil(BLOCK_TOKENS), format, 1);
             measure(&mut model, &windows)
         });
         measuring.await.context("measuring failed")?

@@ -220,9 +220,15 @@ fn perplexity_is_that_of_the_windows_second_halves() {
     assert_ne!(of(&["--quantize", "int4", "--activations", "f32"]), all[2]);
     let caches = ["f32", "f16", "int8"].map(|format| of(&["--kv-cache-dtype", format]));
     assert!(caches[0] != caches[1] && caches[1] != caches[2] && caches[2] != caches[0]);
-    let flags = ["--isa", "portable", "--kv-cache-dtype", "bf16"];
-    let (status, _, err) = run(&[&["--window", "32"], &flags[..]].concat());
-    assert!(!status.success() && err.contains("is for AMX, which --isa portable has not"), "{err}");
+    let refused = [
+        (["--isa", "portable"], "is for AMX, which --isa portable has not"),
+        (["--activations", "f32"], "which --activations f32 forbids"),
+    ];
+    for (flags, why) in refused {
+        let bf16 = ["--window", "32", "--kv-cache-dtype", "bf16"];
+        let (status, _, err) = run(&[&bf16[..], &flags].concat());
+        assert!(!status.success() && err.contains(why), "{err}");
+    }
     let flags = ["--quantize", "int4", "--log-level", "info"];
     let (_, _, err) = run(&[&["--window", "32"], &flags[..]].concat());
     assert!(err.contains("quantised to Int4: relative error of the weights 0.0"), "{err}");

@@ -106,6 +106,7 @@ fn load(
     options: &EngineOptions,
 ) -> Result<ServedModel> {
     let max_model_len = options.max_model_len.map(NonZeroUsize::get);
+    let format = loading::kv_format(&options.compute)?; // before the weights, in case it is refused
     let mut model = loading::model(path, &options.compute, max_model_len)?;
     let tokenizer = loading::tokenizer(&model.info().tokenizer)?;
     let template = template_text(model.info(), options)?;
@@ -128,7 +129,6 @@ fn load(
     draft::check_recurrent(options, model.info().state_bytes)?;
     let draft = draft.map(|path| draft::load(path, &options.compute, &model, tokenizer.as_ref()));
     let mut draft = draft.transpose()?;
-    let format = loading::kv_format(&options.compute)?;
     let draft_block_bytes = draft.as_ref().map_or(0, |draft| draft.kv_block_bytes(format));
     let block_bytes = model.kv_block_bytes(format) + draft_block_bytes;
     let plan = kv_cache::plan(&kv_cache::Request {
