@@ -43,7 +43,7 @@ pub struct DraftModel {
 pub(crate) type Drafts = BTreeMap<Rank, Vec<u32>>;
 
 /// A sequence that is so many tokens behind, or fewer, catches up in its first pass; one that is
-/// more has to wait for chunks.
+/// more has to wait for chunks, which are no smaller: each is a pass.
 const AT_HAND: usize = 16;
 
 /// What the draft model has computed of a running sequence.
@@ -142,7 +142,7 @@ impl Draft {
         if step.prefill_rows == 0 {
             self.pace.observe(step.rows, 0, step.took);
         }
-        let most = self.pace.prefill_rows(self.max_batched_tokens);
+        let most = self.chunk_rows();
         let left = step.most.saturating_sub(step.prefill_rows);
         let mut budget = most * left / step.most.max(1);
         let mut batch = Batch::default();
@@ -169,6 +169,12 @@ impl Draft {
             }
         }
         Ok(())
+    }
+
+    /// Rows in which it catches up after a step.
+    fn chunk_rows(&self) -> usize {
+        let most = self.max_batched_tokens;
+        self.pace.prefill_rows(most).max(AT_HAND.min(most))
     }
 
     /// Gives back the blocks of sequences that no longer run. What they hold can still be found.
@@ -228,7 +234,7 @@ impl Draft {
         let missing = sequence.len() - from;
         if missing > AT_HAND.min(*budget) {
             // A chunk takes most of a step's time, and a guess saves a part of a step.
-            let chunks = missing / self.pace.prefill_rows(self.max_batched_tokens).max(1);
+            let chunks = missing / self.chunk_rows().max(1);
             if 2 * chunks <= scheduler.guessable(run.rank) {
                 self.behind.push(run.rank);
             }

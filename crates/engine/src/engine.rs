@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wharf_model::Batch;
+use wharf_model::{BLOCK_TOKENS, Batch, BatchSequence, StateSlots};
 
 use crate::{
     EngineConfig, EngineStats, Event, Failure, FinishReason, GenerateRequest, Receiver, Runner,
@@ -142,6 +142,10 @@ impl Drop for StopOnDrop {
 /// late mask costs its own sequence a step; waiting costs all of them.
 const MASK_PATIENCE: Duration = Duration::from_millis(2);
 
+/// Rows of the step from which the engine first learns what a row of prefill takes: some, for weights
+/// are read for many at once, and few, for it keeps the first request waiting.
+const MEASURED_ROWS: usize = 16;
+
 /// What a step made of one scheduled sequence.
 enum Outcome {
     /// A part of its prompt is computed, or its mask is late.
@@ -214,6 +218,7 @@ impl Core {
 
     /// Works until all handles are gone and all is done.
     fn run(&mut self, incoming: &mpsc::Receiver<Submission>) {
+        self.measure_pace(incoming);
         loop {
             if self.scheduler.is_empty() {
                 match incoming.recv() {
@@ -225,6 +230,43 @@ impl Core {
                 self.accept(submission);
             }
             self.step();
+        }
+    }
+
+    /// Has a first idea of what steps take before requests come, or the first long prompt would hold
+    /// up whoever decodes beside it. A request that does come is not made to wait for more than a
+    /// step of this.
+    fn measure_pace(&mut self, incoming: &mpsc::Receiver<Submission>) {
+        let room = self.config.num_blocks * BLOCK_TOKENS;
+        let most = self.config.max_batched_tokens.min(self.config.max_model_len).min(room);
+        for (number, rows) in [1, 1, MEASURED_ROWS.min(most)].into_iter().enumerate() {
+            match incoming.try_recv() {
+                Ok(submission) => return self.accept(submission),
+                Err(mpsc::TryRecvError::Disconnected) => return,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            // Blocks and a slot that nobody has yet, and that are written again before they are read.
+            let state = StateSlots { slot: 0, restore: None, save: None };
+            let batch = Batch {
+                tokens: vec![0; rows],
+                sequences: vec![BatchSequence {
+                    first_row: 0,
+                    num_rows: rows,
+                    start: 0,
+                    block_table: (0..).take(rows.div_ceil(BLOCK_TOKENS)).collect(),
+                    state: self.config.num_state_snapshots.map(|_| state),
+                }],
+                logits_rows: vec![rows - 1],
+            };
+            let began = Instant::now();
+            // One that fails would fail for a request too, and say so then.
+            if self.forward(&batch).is_err() {
+                return;
+            }
+            // The first touches memory that no step has touched before: its time says nothing.
+            if number > 0 {
+                self.pace.observe(1, rows - 1, began.elapsed());
+            }
         }
     }
 
@@ -329,6 +371,7 @@ impl Core {
         let (decode_rows, prefill_rows) = self.rows_of(&plan);
         self.stats.decode_rows += decode_rows as u64;
         self.stats.prefill_rows += prefill_rows as u64;
+        self.stats.steps += u64::from(!plan.batch.tokens.is_empty());
         if plan.scheduled.is_empty() && self.scheduler.late().is_empty() {
             self.fail_first();
         }
@@ -376,7 +419,6 @@ impl Core {
         if batch.tokens.is_empty() {
             return Ok(());
         }
-        self.stats.steps += 1;
         let run = || self.runner.forward(batch, &mut self.logits);
         let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
             Err(format!("the model's step panicked: {}", panic_message(&*panic)))

@@ -12,8 +12,9 @@ use std::time::Duration;
 const SHARE: f64 = 0.8;
 /// Gaps below this are nobody's concern: a decode step counts as so long at least.
 const SHORTEST: Duration = Duration::from_millis(2);
-/// Fewest rows of prefill: weights that are read for one row are read for a tile of them.
-const FEWEST_ROWS: usize = 16;
+/// Fewest rows of prefill, or a prompt would never end. Where a row costs as much alone as beside
+/// others, even these may take as long as all who decode.
+const FEWEST_ROWS: usize = 4;
 /// Weight of a new measurement.
 const NEW: f64 = 0.25;
 
@@ -87,8 +88,8 @@ mod tests {
         assert_eq!(pace.prefill_rows(40), 40);
         // Slow rows: still a few, or the prompt would never end.
         let pace = learnt(Duration::from_millis(5), Duration::from_millis(3));
-        assert_eq!(pace.prefill_rows(512), 16);
-        assert_eq!(pace.prefill_rows(9), 9);
+        assert_eq!(pace.prefill_rows(512), 4);
+        assert_eq!(pace.prefill_rows(3), 3);
         // Where all is fast, nothing is held back.
         let pace = learnt(Duration::from_micros(20), Duration::from_nanos(100));
         assert_eq!(pace.prefill_rows(512), 512);

@@ -82,3 +82,45 @@ fn a_configuration_that_contradicts_itself_is_refused() {
     refused(EngineConfig { num_blocks: 0, ..config() });
     refused(EngineConfig { max_model_len: 1, ..config() });
 }
+
+#[test]
+fn an_idle_engine_learns_its_pace_before_the_first_request() {
+    for num_state_snapshots in [None, Some(2)] {
+        let mut bench = Bench::new(EngineConfig { num_state_snapshots, ..config() });
+        assert_eq!(bench.core.pace.prefill_rows(usize::MAX), usize::MAX);
+        let (_submissions, incoming) = mpsc::channel();
+        bench.core.measure_pace(&incoming);
+        assert!(bench.core.pace.prefill_rows(usize::MAX) < usize::MAX);
+        let rows: Vec<_> = bench.log().iter().map(|batch| batch.tokens.len()).collect();
+        assert_eq!(rows, [1, 1, 16]);
+        assert_eq!((bench.stats().steps, bench.stats().blocks_used), (0, 0));
+        let wanted = request(prompt(0, 40), 5);
+        let answer = bench.submit_one(wanted.clone());
+        bench.finish();
+        let alone = Bench::alone(&bench.core.config, wanted);
+        assert_eq!(Answer::of(answer).essence(), alone[0].essence());
+    }
+}
+
+#[test]
+fn a_small_engine_learns_its_pace_within_its_limits() {
+    let small = EngineConfig { max_batched_tokens: 4, max_model_len: 3, num_blocks: 1, ..config() };
+    let mut bench = Bench::new(small);
+    let (_submissions, incoming) = mpsc::channel();
+    bench.core.measure_pace(&incoming);
+    let rows: Vec<_> = bench.log().iter().map(|batch| batch.tokens.len()).collect();
+    assert_eq!(rows, [1, 1, 3]);
+}
+
+#[test]
+fn the_first_request_does_not_wait_for_a_pace_to_be_learnt() {
+    let mut bench = Bench::new(config());
+    let (submissions, incoming) = mpsc::channel();
+    let slot = QueueSlot::take(&bench.core.shared, 1).unwrap();
+    let (submission, mut receivers) = Submission::open(request(prompt(0, 9), 3), slot);
+    submissions.send(submission).unwrap();
+    bench.core.measure_pace(&incoming);
+    assert_eq!(bench.log().len(), 0);
+    bench.finish();
+    assert_eq!(Answer::of(receivers.remove(0)).finish, Some(FinishReason::Length));
+}
