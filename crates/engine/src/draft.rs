@@ -174,7 +174,7 @@ impl Draft {
     /// Rows in which it catches up after a step.
     fn chunk_rows(&self) -> usize {
         let most = self.max_batched_tokens;
-        self.pace.prefill_rows(most).max(AT_HAND.min(most))
+        self.pace.rows_beside(most, 1).max(AT_HAND.min(most))
     }
 
     /// Gives back the blocks of sequences that no longer run. What they hold can still be found.

@@ -311,7 +311,9 @@ impl Core {
     }
 
     fn step(&mut self) {
-        let prefill_rows = self.pace.prefill_rows(self.config.max_batched_tokens);
+        let (decoding, waiting) = self.scheduler.company();
+        let most = self.config.max_batched_tokens;
+        let prefill_rows = self.pace.prefill_rows(most, decoding, waiting);
         let drafts = self.draft(prefill_rows);
         let plan = self.plan(prefill_rows, drafts);
         let prepared = self.prepare_masks(&plan);

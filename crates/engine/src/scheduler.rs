@@ -316,6 +316,14 @@ impl Scheduler {
         }
     }
 
+    /// How many sequences go on with their answers, and how many wait for theirs to begin: those that
+    /// run, and those that there is room for beside them.
+    pub(crate) fn company(&self) -> (usize, usize) {
+        let decoding = self.running.values().filter(|s| s.is_decoding()).count();
+        let room = self.max_running - self.running.len();
+        (decoding, self.running.len() - decoding + self.waiting.len().min(room))
+    }
+
     /// The running sequences that go on with their answers, best rank first.
     pub(crate) fn answering(&self) -> Vec<Rank> {
         let decoding = |(rank, s): (&Rank, &Sequence)| s.is_decoding().then_some(*rank);

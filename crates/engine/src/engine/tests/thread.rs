@@ -87,10 +87,10 @@ fn a_configuration_that_contradicts_itself_is_refused() {
 fn an_idle_engine_learns_its_pace_before_the_first_request() {
     for num_state_snapshots in [None, Some(2)] {
         let mut bench = Bench::new(EngineConfig { num_state_snapshots, ..config() });
-        assert_eq!(bench.core.pace.prefill_rows(usize::MAX), usize::MAX);
+        assert_eq!(bench.core.pace.rows_beside(usize::MAX, 1), usize::MAX);
         let (_submissions, incoming) = mpsc::channel();
         bench.core.measure_pace(&incoming);
-        assert!(bench.core.pace.prefill_rows(usize::MAX) < usize::MAX);
+        assert!(bench.core.pace.rows_beside(usize::MAX, 1) < usize::MAX);
         let rows: Vec<_> = bench.log().iter().map(|batch| batch.tokens.len()).collect();
         assert_eq!(rows, [1, 1, 16]);
         assert_eq!((bench.stats().steps, bench.stats().blocks_used), (0, 0));
