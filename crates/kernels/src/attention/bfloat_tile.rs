@@ -19,7 +19,7 @@ use super::{
     pair_cache::{PairBlocks, STEP},
 };
 use crate::{
-    bfloat::pair,
+    bfloat::pairs,
     exp::{exp, soft_cap},
     isa::{Amx, BfloatPass, Kernel, LANES, PagedPairs, PairOfSums, Simd, TILE_ROWS},
     matmul::Tiles,
@@ -355,19 +355,12 @@ impl Kernel for RoundQuery<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let (steps, rest) = self.q.as_chunks::<STEP>();
-        let mut padded = [0.0; STEP];
-        for step in 0..self.q.len().div_ceil(STEP) {
-            let q = if step < steps.len() {
-                &steps[step]
-            } else {
-                padded[..rest.len()].copy_from_slice(rest);
-                &padded
-            };
-            let out = &mut self.out[step * self.places];
-            for i in 0..LANES {
-                out[i] = pair(q[2 * i] * self.scale, q[2 * i + 1] * self.scale);
+        for (step, q) in self.q.chunks(STEP).enumerate() {
+            let mut scaled = [0.0; STEP];
+            for (scaled, q) in scaled.iter_mut().zip(q) {
+                *scaled = q * self.scale;
             }
+            self.out[step * self.places] = pairs(&scaled);
         }
     }
 }
@@ -393,7 +386,7 @@ struct Softmax<'a, const R: usize> {
 impl<const R: usize> Softmax<'_, R> {
     /// The scores of the rows at `block`'s positions.
     #[inline(always)]
-    fn scores(&mut self, block: usize) -> &mut [[f32; LANES]; R] {
+    fn at(&mut self, block: usize) -> &mut [[f32; LANES]; R] {
         let rows = &mut self.scores[block / 2 * self.tiles + self.tile][block % 2];
         &mut rows[self.place..].as_chunks_mut::<R>().0[0]
     }
@@ -405,11 +398,11 @@ impl<const R: usize> Softmax<'_, R> {
             let Range { start, end } = self.seen[r];
             for block in 0..start.div_ceil(BLOCK_TOKENS) {
                 let hidden = BLOCK_TOKENS.min(start - block * BLOCK_TOKENS);
-                self.scores(block)[r][..hidden].fill(f32::NEG_INFINITY);
+                self.at(block)[r][..hidden].fill(f32::NEG_INFINITY);
             }
             for block in end / BLOCK_TOKENS..self.blocks {
                 let shown = end.saturating_sub(block * BLOCK_TOKENS);
-                self.scores(block)[r][shown..].fill(f32::NEG_INFINITY);
+                self.at(block)[r][shown..].fill(f32::NEG_INFINITY);
             }
         }
     }
@@ -422,7 +415,7 @@ impl<const R: usize> Kernel for Softmax<'_, R> {
     fn run<S: Simd>(mut self, s: S) -> [f32; R] {
         if let Some(cap) = self.soft_cap {
             for block in 0..self.blocks {
-                let scores = self.scores(block);
+                let scores = self.at(block);
                 for r in 0..R {
                     s.store(soft_cap(s, s.load(&scores[r]), cap), &mut scores[r]);
                 }
@@ -431,7 +424,7 @@ impl<const R: usize> Kernel for Softmax<'_, R> {
         self.hide();
         let mut max = [s.splat(f32::NEG_INFINITY); R];
         for block in 0..self.blocks {
-            let scores = self.scores(block);
+            let scores = self.at(block);
             for r in 0..R {
                 max[r] = s.max(max[r], s.load(&scores[r]));
             }
@@ -448,7 +441,7 @@ impl<const R: usize> Kernel for Softmax<'_, R> {
         }
         let mut sum = [s.splat(0.0); R];
         for block in 0..self.blocks {
-            let scores = self.scores(block);
+            let scores = self.at(block);
             let mut lanes = [[0.0; LANES]; R];
             for r in 0..R {
                 let e = exp(s, s.sub(s.load(&scores[r]), max[r]));

@@ -5,7 +5,7 @@
 
 use super::cache::{BLOCK_TOKENS, NewRows};
 use crate::{
-    bfloat::{pair, rounded},
+    bfloat::{pairs, rounded},
     isa::{Kernel, LANES, Simd},
 };
 
@@ -57,7 +57,9 @@ impl Kernel for WritePairs<'_> {
                 let block = &mut self.blocks[index * layout.block_len()..][..layout.block_len()];
                 let (keys, values) = block.split_at_mut(layout.keys);
                 for (keys, k) in keys.as_chunks_mut::<LANES>().0.iter_mut().zip(k.chunks(STEP)) {
-                    let words = words_of(k);
+                    let mut padded = [0.0; STEP];
+                    padded[..k.len()].copy_from_slice(k);
+                    let words = pairs(&padded);
                     for i in 0..LANES {
                         keys[i][slot] = words[i];
                     }
@@ -77,18 +79,6 @@ impl Kernel for WritePairs<'_> {
             }
         }
     }
-}
-
-/// Up to 32 numbers in pairs, padded with zeros.
-#[inline(always)]
-fn words_of(numbers: &[f32]) -> [u32; LANES] {
-    let mut padded = [0.0; STEP];
-    padded[..numbers.len()].copy_from_slice(numbers);
-    let mut words = [0; LANES];
-    for i in 0..LANES {
-        words[i] = pair(padded[2 * i], padded[2 * i + 1]);
-    }
-    words
 }
 
 /// The blocks of one KV head of one layer.

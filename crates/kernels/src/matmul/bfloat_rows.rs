@@ -15,7 +15,7 @@ use super::{
     tiles::Tiles,
 };
 use crate::{
-    bfloat::pair,
+    bfloat::pairs,
     buffer::Buffer,
     isa::{Amx, BfloatPass, BfloatTiles, Isa, Kernel, LANES, Simd, Sums, TILE_ROWS},
     team::{SharedSlice, Team},
@@ -106,10 +106,7 @@ impl Kernel for Round<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for (step, x) in self.x.iter().enumerate() {
-            let out = &mut self.out[step * self.places];
-            for i in 0..LANES {
-                out[i] = pair(x[2 * i], x[2 * i + 1]);
-            }
+            self.out[step * self.places] = pairs(x);
         }
     }
 }

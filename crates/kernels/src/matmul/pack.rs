@@ -142,7 +142,7 @@ impl Source<'_> {
             let scales = packed.scales.shared();
             let minima = match &mut packed.minima {
                 Minima::Each(factors) => Some(factors.shared()),
-                Minima::Zero | Minima::OfScale(_) | Minima::Zeros(_) => None,
+                Minima::None | Minima::Zero(_) | Minima::Zeros(_) => None,
             };
             let words = |cols: usize| cols / CODE_STEP * C::WORDS;
             let all = words(self.cols);
@@ -243,9 +243,9 @@ impl<C: Code> CodePanels<C> {
         let group = if format == Format::Q6K { 16 } else { 32 };
         let factors = || Factors::zeroed(format.block_len() / group, panels, cols / group);
         let minima = match format {
-            Format::Q4_0 => Minima::OfScale(-8.0),
+            Format::Q4_0 => Minima::Zero(8),
             Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => Minima::Each(factors()),
-            _ => Minima::Zero,
+            _ => Minima::None,
         };
         let codes = Buffer::in_huge_pages(panels * (cols / CODE_STEP) * C::WORDS);
         Self { codes, scales: factors(), minima, cols, group, code: PhantomData }

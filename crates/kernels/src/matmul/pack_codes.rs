@@ -168,8 +168,8 @@ fn panels<C: Code>(team: &Team, shape: &CodedShape, read: ReadRows<'_>, put: Put
         scales: Factors { units, steps: None, shift },
         minima: match (zeros, shape.zero) {
             (Some(codes), _) => Minima::Zeros(Zeros { codes, shift }),
-            (None, None | Some(0)) => Minima::Zero,
-            (None, Some(zero)) => Minima::OfScale(-f32::from(zero)),
+            (None, None | Some(0)) => Minima::None,
+            (None, Some(zero)) => Minima::Zero(zero),
         },
         cols: shape.cols,
         group: UNIT,

@@ -198,16 +198,16 @@ pub(super) struct Factors {
     pub(super) shift: u32,
 }
 
-/// The minima.
+/// What a weight is besides its code times the scale.
 pub(super) enum Minima {
-    /// The format has none.
-    Zero,
-    /// A multiple of the scale (Q4_0's codes are 8 too high).
-    OfScale(f32),
-    /// Stored.
-    Each(Factors),
-    /// The scale times a code, less: those of the weight 0.
+    /// Nothing.
+    None,
+    /// The scale times this code, which stands for 0, less (Q4_0's is 8).
+    Zero(i8),
+    /// The same with a code for each group.
     Zeros(Zeros),
+    /// A minimum for each group, more.
+    Each(Factors),
 }
 
 /// A code per group that stands for 0.
@@ -260,11 +260,11 @@ impl FactorsView<'_> {
 
 #[derive(Clone, Copy)]
 enum MinimaView<'a> {
-    Zero,
-    OfScale(f32),
-    Each(FactorsView<'a>),
+    None,
+    Zero(i8),
     /// `[groups >> shift]`, and the shift.
     Zeros(&'a [Lanes<i8>], u32),
+    Each(FactorsView<'a>),
 }
 
 /// How integer codes are stored, eight k at a time.
@@ -278,10 +278,12 @@ pub(super) trait Code: Sync + 'static {
     fn next<S: Simd>(s: S, raw: &mut Self::Raw<S>) -> S::V;
     /// Whether the codes are from 0 to 15.
     const SMALL: bool;
-    /// Words as words of bytes, `[cols / 4]`; in `space`, if they are not that already.
+    /// Words as words of bytes, `[cols / 4]`, each code less `zero` (0, unless codes are `SMALL`); in
+    /// `space`, if they are not that already.
     fn bytes<'a>(
         isa: Isa,
         words: &'a [Lanes<u32>],
+        zero: u8,
         space: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>];
     /// Σ code · x of a group of 16 or 32 k, of the panel's features and `M` rows. `codes`: the
@@ -296,9 +298,10 @@ pub(super) trait Code: Sync + 'static {
     ) -> [S::V; M];
 }
 
-/// Words of nibbles as words of bytes: of each eight k, the even ones, then the odd ones.
+/// Words of nibbles as words of bytes, less `zero`: of each eight k, the even ones, then the odd ones.
 struct SplitNibbles<'a> {
-    words: &'a [Lanes<u32>],          // [cols / 8]
+    words: &'a [Lanes<u32>], // [cols / 8]
+    zero: u8,
     bytes: &'a mut [[Lanes<u32>; 2]], // [cols / 8]
 }
 
@@ -306,8 +309,16 @@ impl Kernel for SplitNibbles<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        const HIGHEST: u32 = 0x8080_8080;
+        let zeros = u32::from_le_bytes([self.zero; 4]);
         for (words, bytes) in self.words.iter().zip(self.bytes) {
             s.split_nibbles(words, bytes);
+            if zeros != 0 {
+                for word in bytes.as_flattened_mut() {
+                    // The highest bit of a byte lends to the others.
+                    *word = ((*word | HIGHEST) - zeros) ^ HIGHEST;
+                }
+            }
         }
     }
 }
@@ -340,11 +351,12 @@ impl Code for Int4 {
     fn bytes<'a>(
         isa: Isa,
         words: &'a [Lanes<u32>],
+        zero: u8,
         space: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>] {
         space.reserve(2 * words.len());
         let bytes = &mut space[..2 * words.len()];
-        isa.dispatch(SplitNibbles { words, bytes: bytes.as_chunks_mut().0 });
+        isa.dispatch(SplitNibbles { words, zero, bytes: bytes.as_chunks_mut().0 });
         bytes
     }
     #[inline(always)]
@@ -392,6 +404,7 @@ impl Code for Fp4 {
     fn bytes<'a>(
         isa: Isa,
         words: &'a [Lanes<u32>],
+        _: u8,
         space: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>] {
         space.reserve(2 * words.len());
@@ -430,6 +443,7 @@ impl Code for Int8 {
     fn bytes<'a>(
         _: Isa,
         words: &'a [Lanes<u32>],
+        _: u8,
         _: &'a mut Buffer<Lanes<u32>>,
     ) -> &'a [Lanes<u32>] {
         words
@@ -467,11 +481,19 @@ impl<C: Code> CodePanels<C> {
         &self.codes[panels.start * words..panels.end * words]
     }
 
+    /// The code that stands for 0 in all groups, where [`Code::bytes`] can take it off; or 0.
+    pub(super) fn zero(&self) -> u8 {
+        match self.minima {
+            Minima::Zero(code @ 0..) if C::SMALL => code.cast_unsigned(),
+            _ => 0,
+        }
+    }
+
     fn bytes(&self) -> usize {
         let minima = match &self.minima {
             Minima::Each(factors) => factors.bytes(),
             Minima::Zeros(zeros) => zeros.codes.bytes(),
-            Minima::Zero | Minima::OfScale(_) => 0,
+            Minima::None | Minima::Zero(_) => 0,
         };
         self.codes.bytes() + self.scales.bytes() + minima
     }
@@ -503,8 +525,8 @@ impl<C: Code> Panels for CodePanels<C> {
             codes: &self.codes[index * words..][..words],
             scales: self.scales.view(index, groups),
             minima: match &self.minima {
-                Minima::Zero => MinimaView::Zero,
-                Minima::OfScale(factor) => MinimaView::OfScale(*factor),
+                Minima::None => MinimaView::None,
+                Minima::Zero(code) => MinimaView::Zero(*code),
                 Minima::Each(factors) => MinimaView::Each(factors.view(index, groups)),
                 Minima::Zeros(Zeros { codes, shift }) => {
                     let zeros = groups >> shift;
@@ -518,15 +540,48 @@ impl<C: Code> Panels for CodePanels<C> {
 }
 
 impl<'a, C: Code> CodePanel<'a, C> {
-    /// Whether weights are more than code times scale.
+    /// Whether some code, which is not 0, stands for 0: then there are no minima.
+    #[inline(always)]
+    pub(super) fn has_zeros(&self) -> bool {
+        matches!(self.minima, MinimaView::Zero(_) | MinimaView::Zeros(..))
+    }
+
+    /// Whether there are minima.
     #[inline(always)]
     pub(super) fn has_minima(&self) -> bool {
-        !matches!(self.minima, MinimaView::Zero)
+        matches!(self.minima, MinimaView::Each(_))
+    }
+
+    /// The scales of group `index`.
+    #[inline(always)]
+    pub(super) fn scale<S: Simd>(&self, s: S, index: usize) -> S::V {
+        self.scales.get(s, index)
+    }
+
+    /// The codes of group `index` that stand for 0, negative: so much is added to each code.
+    #[inline(always)]
+    pub(super) fn offset<S: Simd>(&self, s: S, index: usize) -> S::V {
+        match &self.minima {
+            MinimaView::None | MinimaView::Each(_) => s.splat(0.0),
+            MinimaView::Zero(code) => s.splat(-f32::from(*code)),
+            MinimaView::Zeros(codes, shift) => {
+                s.sub(s.splat(0.0), s.load_i8(&codes[index >> shift]))
+            }
+        }
+    }
+
+    /// The minima of group `index`.
+    #[inline(always)]
+    pub(super) fn min<S: Simd>(&self, s: S, index: usize) -> S::V {
+        match &self.minima {
+            MinimaView::Each(factors) => factors.get(s, index),
+            _ => s.splat(0.0),
+        }
     }
 
     /// The codes as bytes, `[cols / 4][16]`: see [`Code::bytes`].
     pub(super) fn bytes(self, isa: Isa, space: &'a mut Buffer<Lanes<u32>>) -> &'a [Lanes<u32>] {
-        C::bytes(isa, self.codes, space)
+        C::bytes(isa, self.codes, 0, space)
     }
 
     /// [`Code::dot`] of group `index`; `x`: the rows' codes of the 32 k that it is of, and their sums.
@@ -553,7 +608,7 @@ impl<'a, C: Code> CodePanel<'a, C> {
         match &self.minima {
             MinimaView::Each(factors) => factors.prefetch(s, index),
             MinimaView::Zeros(zeros, shift) => s.prefetch_far(&zeros[index >> shift]),
-            MinimaView::Zero | MinimaView::OfScale(_) => {}
+            MinimaView::None | MinimaView::Zero(_) => {}
         }
     }
 
@@ -591,14 +646,10 @@ impl<C: Code> Panel for CodePanel<'_, C> {
     }
     #[inline(always)]
     fn params<S: Simd>(&self, s: S, index: usize) -> (S::V, S::V) {
-        let scale = self.scales.get(s, index);
-        let min = match &self.minima {
-            MinimaView::Zero => s.splat(0.0),
-            MinimaView::OfScale(factor) => s.mul(scale, s.splat(*factor)),
-            MinimaView::Each(factors) => factors.get(s, index),
-            MinimaView::Zeros(zeros, shift) => {
-                s.mul(scale, s.sub(s.splat(0.0), s.load_i8(&zeros[index >> shift])))
-            }
+        let scale = self.scale(s, index);
+        let min = match self.has_zeros() {
+            true => s.mul(scale, self.offset(s, index)),
+            false => self.min(s, index),
         };
         (scale, min)
     }

@@ -2,8 +2,9 @@
 //! integers: four to eight times the multiplications of an f32 vector, and no unpacking to floats.
 //! (llama.cpp's Q8_1 is such a row; Jacob et al. 2018 the idea.)
 //!
-//! `y = Σ over groups of (Σ code · q) · (scale · x_scale) + min · (x_scale · Σ q)`: the inner sums
-//! are exact, the outer one is a chain in order of k; so the bits are the same for every number of
+//! `y = Σ over groups of (Σ (code - zero) · q) · (scale · x_scale) + min · (x_scale · Σ q)`, where formats
+//! have a code for 0 or a minimum, or neither: the inner sums are exact, the outer one is a chain in order
+//! of k; so the bits are the same for every number of
 //! rows, tile, thread and instruction set, as with rows in f32. They are other bits than those, by
 //! the rounding of x: half a step of 1/127 of the largest of its 32 neighbours.
 
@@ -111,6 +112,7 @@ struct Rows {
     groups: usize,
     codes: Buffer<[u32; 8]>, // [tile][group][place]: of each eight k, the even ones, then the odd ones
     halves: Vec<[i32; 2]>,   // [tile][group][place]: Σ code of 16 k each
+    totals: Vec<f32>,        // [tile][group][place]: Σ code
     scales: Vec<f32>,        // [tile][group][place]
     sums: Vec<f32>,          // [tile][group][place]: scale · Σ code
 }
@@ -121,6 +123,7 @@ impl Rows {
             groups: 0,
             codes: Buffer::zeroed(0),
             halves: Vec::new(),
+            totals: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
         }
@@ -135,20 +138,24 @@ impl Rows {
         if self.codes.len() < size {
             self.codes.reserve(size);
             self.halves.resize(size, [0; 2]);
+            self.totals.resize(size, 0.0);
             self.scales.resize(size, 0.0);
             self.sums.resize(size, 0.0);
         }
         let codes = SharedSlice::new(&mut self.codes);
         let halves = SharedSlice::new(&mut self.halves);
+        let totals = SharedSlice::new(&mut self.totals);
         let scales = SharedSlice::new(&mut self.scales);
         let sums = SharedSlice::new(&mut self.sums);
         let tile = |tile: usize| {
             let (start, places) = layout.place(tile);
             let range = start * groups..(start + places) * groups;
-            // SAFETY: each tile is one task's, and tiles do not overlap; so for the next three.
+            // SAFETY: each tile is one task's, and tiles do not overlap; so for the next four.
             let codes = unsafe { codes.range(range.clone()) };
             // SAFETY: as above.
             let halves = unsafe { halves.range(range.clone()) };
+            // SAFETY: as above.
+            let totals = unsafe { totals.range(range.clone()) };
             // SAFETY: as above.
             let scales = unsafe { scales.range(range.clone()) };
             // SAFETY: as above.
@@ -156,7 +163,7 @@ impl Rows {
             let (first, rows) = layout.tiles.of(tile);
             for (place, x) in x[first * cols..(first + rows) * cols].chunks_exact(cols).enumerate()
             {
-                isa.dispatch(Quantise { x, place, places, codes, halves, scales, sums });
+                isa.dispatch(Quantise { x, place, places, codes, halves, totals, scales, sums });
             }
         };
         match m < ROWS_IN_PARALLEL {
@@ -171,6 +178,7 @@ impl Rows {
         TileRows {
             codes: &self.codes[range.clone()],
             halves: &self.halves[range.clone()],
+            totals: &self.totals[range.clone()],
             scales: &self.scales[range.clone()],
             sums: &self.sums[range],
         }
@@ -182,6 +190,7 @@ impl Rows {
 struct TileRows<'a> {
     codes: &'a [[u32; 8]],  // [groups][places]
     halves: &'a [[i32; 2]], // [groups][places]
+    totals: &'a [f32],      // [groups][places]
     scales: &'a [f32],      // [groups][places]
     sums: &'a [f32],        // [groups][places]
 }
@@ -194,6 +203,7 @@ struct Quantise<'a> {
     places: usize,
     codes: &'a mut [[u32; 8]],  // [groups][places]
     halves: &'a mut [[i32; 2]], // [groups][places]
+    totals: &'a mut [f32],      // [groups][places]
     scales: &'a mut [f32],      // [groups][places]
     sums: &'a mut [f32],        // [groups][places]
 }
@@ -227,9 +237,11 @@ impl Kernel for Quantise<'_> {
             s.store_bytes(a, &mut codes[0]);
             s.store_bytes(b, &mut codes[1]);
             let halves = [s.sum_lanes(a) as i32, s.sum_lanes(b) as i32]; // exact
+            let total = (halves[0] + halves[1]) as f32;
             self.halves[at] = halves;
+            self.totals[at] = total;
             self.scales[at] = scale;
-            self.sums[at] = scale * (halves[0] + halves[1]) as f32;
+            self.sums[at] = scale * total;
         }
         if s.sum_lanes(faults).is_nan() {
             for g in 0..x.len() {
@@ -384,6 +396,7 @@ impl<C: Code> Pass<'_, C> {
             }),
             codes: self.rows.codes.as_chunks().0,
             halves: self.rows.halves.as_chunks().0,
+            totals: self.rows.totals.as_chunks().0,
             scales: self.rows.scales.as_chunks().0,
             sums: self.rows.sums.as_chunks().0,
         };
@@ -404,6 +417,7 @@ struct Product<'a, C: Code, const M: usize, const UNPACKED: bool> {
     outputs: [*const f32; M],
     codes: &'a [[[u32; 8]; M]],  // [groups]
     halves: &'a [[[i32; 2]; M]], // [groups]
+    totals: &'a [[f32; M]],      // [groups]
     scales: &'a [[f32; M]],      // [groups]
     sums: &'a [[f32; M]],        // [groups]
 }
@@ -419,24 +433,32 @@ impl<C: Code, const M: usize, const UNPACKED: bool> Kernel for Product<'_, C, M,
         let mut acc = [s.splat(0.0); M];
         // Groups of the panel in one of the rows'.
         let parts = GROUP / self.panel.group_len();
-        let minima = self.panel.has_minima();
+        let (zeros, minima) = (self.panel.has_zeros(), self.panel.has_minima());
         for g in 0..self.codes.len() {
-            let (scales, sums) = (&self.scales[g], &self.sums[g]);
+            let (totals, scales, sums) = (&self.totals[g], &self.scales[g], &self.sums[g]);
             if self.fetches {
                 self.panel.prefetch_next(s, g);
             }
             for part in 0..parts {
                 let (codes, halves) = (&self.codes[g], &self.halves[g]);
-                let (scale, min) = self.panel.params(s, g * parts + part);
-                let dots = match UNPACKED {
+                let group = g * parts + part;
+                let mut dots = match UNPACKED {
                     true => self.panel.dot_small_bytes(s, self.bytes, g, codes, halves),
-                    false => self.panel.dot(s, g * parts + part, codes, halves),
+                    false => self.panel.dot(s, group, codes, halves),
                 };
+                // Groups of which a row's has several have neither zeros nor minima.
+                if zeros {
+                    let offset = self.panel.offset(s, group);
+                    for m in 0..M {
+                        dots[m] = s.mul_add(offset, s.splat(totals[m]), dots[m]); // exact
+                    }
+                }
+                let scale = self.panel.scale(s, group);
                 for m in 0..M {
                     acc[m] = s.mul_add(dots[m], s.mul(scale, s.splat(scales[m])), acc[m]);
                 }
-                // Groups of which a row's has several have no minima.
                 if minima {
+                    let min = self.panel.min(s, group);
                     for m in 0..M {
                         acc[m] = s.mul_add(min, s.splat(sums[m]), acc[m]);
                     }

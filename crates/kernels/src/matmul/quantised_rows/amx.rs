@@ -40,7 +40,8 @@ impl<C: Code> Task<'_, C> {
         let mut space =
             Space { ring: [[[0; LANES]; TILE_ROWS]; RING], spare: [[0.0; LANES]; TILE_ROWS] };
         BYTES.with_borrow_mut(|bytes| {
-            let codes = C::bytes(self.call.isa, self.panels.words(self.indices.clone()), bytes);
+            let words = self.panels.words(self.indices.clone());
+            let codes = C::bytes(self.call.isa, words, self.panels.zero(), bytes);
             let codes = codes.chunks_exact(self.call.w.cols / 4);
             // A row's outputs lie on a page that other rows have no part of: so all panels in turn.
             for (pass, tile) in self.tiles.clone().enumerate() {
@@ -83,8 +84,9 @@ impl<C: Code> Task<'_, C> {
             false => spare[m],
         });
         let panel = self.panels.panel(index);
+        let zeros = panel.has_zeros() && self.panels.zero() == 0;
         let ring = &mut space.ring;
-        self.call.isa.dispatch(Product { tiles, panel, codes, rows, outputs, ring, ahead });
+        self.call.isa.dispatch(Product { tiles, panel, codes, zeros, rows, outputs, ring, ahead });
         if !is_whole {
             for (m, lanes) in space.spare.iter().take(count).enumerate() {
                 // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
@@ -98,6 +100,8 @@ struct Product<'a, C: Code> {
     tiles: &'a ByteTiles,
     panel: CodePanel<'a, C>,
     codes: &'a [[u32; LANES]], // [cols / 4], bytes
+    /// Whether the codes that stand for 0 are still to be taken off.
+    zeros: bool,
     rows: TileRows<'a>,
     /// Where the sums are stored: nobody else's meanwhile.
     outputs: [*mut [f32; LANES]; TILE_ROWS],
@@ -119,6 +123,7 @@ impl<C: Code> Kernel for Product<'_, C> {
         let mut acc = [s.splat(0.0); TILE_ROWS];
         let x: &[[_; TILE_ROWS]] = self.rows.codes.as_chunks().0;
         let scales: &[[_; TILE_ROWS]] = self.rows.scales.as_chunks().0;
+        let totals: &[[_; TILE_ROWS]] = self.rows.totals.as_chunks().0;
         let sums: &[[_; TILE_ROWS]] = self.rows.sums.as_chunks().0;
         // Groups of the panel in one of the rows': one or two.
         let halved = u32::from(self.panel.group_len() < GROUP);
@@ -140,15 +145,24 @@ impl<C: Code> Kernel for Product<'_, C> {
             if tiled < RING {
                 continue;
             }
-            let (scales, sums) = (&scales[scaled >> halved], &sums[scaled >> halved]);
-            let (scale, min) = self.panel.params(s, scaled);
+            let group = scaled >> halved;
+            let (totals, scales, sums) = (&totals[group], &scales[group], &sums[group]);
+            let scale = self.panel.scale(s, scaled);
             let dots = &self.ring[scaled % RING];
+            // Groups of which a row's has several have neither zeros nor minima.
+            let offset = match self.zeros {
+                true => self.panel.offset(s, scaled),
+                false => s.splat(0.0),
+            };
             for m in 0..TILE_ROWS {
-                let factor = s.mul(scale, s.splat(scales[m]));
-                acc[m] = s.mul_add(s.load_i32(&dots[m]), factor, acc[m]);
+                let mut dot = s.load_i32(&dots[m]);
+                if self.zeros {
+                    dot = s.mul_add(offset, s.splat(totals[m]), dot); // exact
+                }
+                acc[m] = s.mul_add(dot, s.mul(scale, s.splat(scales[m])), acc[m]);
             }
-            // Groups of which a row's has several have no minima.
             if minima {
+                let min = self.panel.min(s, scaled);
                 for m in 0..TILE_ROWS {
                     acc[m] = s.mul_add(min, s.splat(sums[m]), acc[m]);
                 }
