@@ -453,6 +453,25 @@ fn a_long_prompt_never_stalls_a_stream() {
     bench.finish();
 }
 
+/// What the pace of prefill goes by.
+#[test]
+fn who_decodes_and_who_waits_with_room_is_counted() {
+    let mut bench = Bench::new(EngineConfig { max_batched_tokens: 8, ..config() });
+    assert_eq!(bench.core.scheduler.company(), (0, 0));
+    let _first = bench.submit_one(request(prompt(0, 5), 50));
+    bench.step();
+    assert_eq!(bench.core.scheduler.company(), (1, 0));
+    let _more: Vec<_> = (1..4).map(|kind| bench.submit_one(request(prompt(kind, 60), 2))).collect();
+    assert_eq!(bench.core.scheduler.company(), (1, 3));
+    // Once its prompt has begun it still waits for its answer.
+    bench.step();
+    assert_eq!((bench.stats().running, bench.core.scheduler.company()), (2, (1, 3)));
+    // Of four that may run three wait already: there is no room for others beside them.
+    let _others: Vec<_> =
+        (4..9).map(|kind| bench.submit_one(request(prompt(kind, 9), 2))).collect();
+    assert_eq!(bench.core.scheduler.company(), (1, 3));
+}
+
 #[test]
 fn requests_start_in_order_of_priority_and_arrival() {
     let mut bench = Bench::new(EngineConfig { max_running: 1, ..config() });

@@ -2,11 +2,11 @@
 //! integers: four to eight times the multiplications of an f32 vector, and no unpacking to floats.
 //! (llama.cpp's Q8_1 is such a row; Jacob et al. 2018 the idea.)
 //!
-//! `y = Σ over groups of (Σ (code - zero) · q) · (scale · x_scale) + min · (x_scale · Σ q)`, where formats
-//! have a code for 0 or a minimum, or neither: the inner sums are exact, the outer one is a chain in order
-//! of k; so the bits are the same for every number of
-//! rows, tile, thread and instruction set, as with rows in f32. They are other bits than those, by
-//! the rounding of x: half a step of 1/127 of the largest of its 32 neighbours.
+//! `y = Σ over groups of (Σ (code - zero) · q) · (scale · x_scale) + min · (x_scale · Σ q)`, where
+//! formats have a code for 0 or a minimum, or neither: the inner sums are exact, the outer one is a
+//! chain in order of k; so the bits are the same for every number of rows, tile, thread and
+//! instruction set, as with rows in f32. They are other bits than those, by the rounding of x: half a
+//! step of 1/127 of the largest of its 32 neighbours.
 
 #![expect(
     clippy::needless_range_loop,
