@@ -135,7 +135,11 @@ fn rounded(x: &[f32]) -> Vec<f32> {
         let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let round = |x: &f32| match largest {
             0.0 => 0.0,
-            _ => (x * (127.0 / largest)).round_ties_even() * (largest / 127.0),
+            _ => {
+                // In f64 the product is exact, and rounded once, as by a fused multiply-add.
+                let code = f64::from(*x) * f64::from(127.0 / largest);
+                code.round_ties_even() as f32 * (largest / 127.0)
+            }
         };
         x.iter().map(round).collect::<Vec<_>>()
     };
@@ -353,8 +357,11 @@ fn codes_with_zeros_in_groups_of_any_size() {
         for (bits, zero) in [
             (CodeBits::Four, None),
             (CodeBits::Four, Some(8)),
+            (CodeBits::Four, Some(127)),
+            (CodeBits::Four, Some(-128)), // which AMX does not take off bytes
             (CodeBits::Eight, None),
             (CodeBits::Eight, Some(0)),
+            (CodeBits::Eight, Some(-100)),
         ] {
             for (rows, m) in [(16, 1), (35, 13), (50, 29)] {
                 seed += 1;
