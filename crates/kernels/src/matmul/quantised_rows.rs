@@ -62,10 +62,11 @@ fn tile_rows(isa: Isa) -> usize {
 }
 
 /// Tiles of rows from which on unpacking a panel's small codes to bytes pays. On AVX2 they would not
-/// stay in registers from one row to the next; AVX-512 has registers enough.
+/// stay in registers from one row to the next (three tiles took a twentieth less time without it: Zen 3,
+/// November 2026); AVX-512 has registers enough.
 fn fewest_tiles_to_unpack_for(isa: Isa) -> usize {
     match isa.level() {
-        Level::Avx2 => 2,
+        Level::Avx2 => 4,
         _ => usize::MAX,
     }
 }
@@ -331,32 +332,41 @@ struct Task<'a, C: Code> {
 
 impl<C: Code> Task<'_, C> {
     fn run(&self) {
+        if self.tiles.len() == 1 {
+            // The codes are read once, in the order in which they lie.
+            return self.pass(self.tiles.start, self.indices.clone(), None);
+        }
         let unpacks = C::SMALL && self.tiles.len() >= fewest_tiles_to_unpack_for(self.call.isa);
         BYTES.with_borrow_mut(|bytes| {
             for index in self.indices.clone() {
                 let panel = self.panels.panel(index);
                 let unpacked = unpacks.then(|| panel.bytes(self.call.isa, bytes));
                 for tile in self.tiles.clone() {
-                    let (first, count) = self.layout.tiles.of(tile);
-                    let rows = self.rows.tile(self.layout.place(tile));
-                    let is_first = tile == self.tiles.start;
-                    let call = self.call;
-                    Pass { call, first, index, panel, unpacked, rows, is_first }.run(count);
+                    self.pass(tile, index..index + 1, unpacked);
                 }
             }
         });
     }
+
+    /// One tile of rows times the panels `indices`. `unpacked`: see [`Pass`].
+    fn pass(&self, tile: usize, indices: Range<usize>, unpacked: Option<&[[u32; LANES]]>) {
+        let (first, count) = self.layout.tiles.of(tile);
+        let rows = self.rows.tile(self.layout.place(tile));
+        let is_first = tile == self.tiles.start;
+        let (call, panels) = (self.call, self.panels);
+        Pass { call, panels, first, indices, unpacked, rows, is_first }.run(count);
+    }
 }
 
-/// A tile of rows times a panel.
+/// A tile of rows times some panels.
 struct Pass<'a, C: Code> {
     call: &'a Call<'a>,
+    panels: &'a CodePanels<C>,
     /// The tile's first row.
     first: usize,
-    /// The panel's number.
-    index: usize,
-    panel: CodePanel<'a, C>,
-    /// Its codes as bytes, `[cols / 4][16]`.
+    /// Of the panels: one, if `unpacked`.
+    indices: Range<usize>,
+    /// The panel's codes as bytes, `[cols / 4][16]`.
     unpacked: Option<&'a [[u32; LANES]]>,
     rows: TileRows<'a>,
     /// Whether it is the panel's first tile.
@@ -364,7 +374,7 @@ struct Pass<'a, C: Code> {
 }
 
 impl<C: Code> Pass<'_, C> {
-    fn run(&self, rows: usize) {
+    fn run(self, rows: usize) {
         match rows {
             1 => self.multiply::<1>(),
             2 => self.multiply::<2>(),
@@ -378,43 +388,41 @@ impl<C: Code> Pass<'_, C> {
         }
     }
 
-    fn multiply<const M: usize>(&self) {
+    fn multiply<const M: usize>(self) {
         match self.unpacked {
             Some(bytes) => self.multiply_by::<M, true>(bytes),
             None => self.multiply_by::<M, false>(&[]),
         }
     }
 
-    fn multiply_by<const M: usize, const UNPACKED: bool>(&self, bytes: &[[u32; LANES]]) {
-        let product = Product::<C, M, UNPACKED> {
-            panel: self.panel,
+    fn multiply_by<const M: usize, const UNPACKED: bool>(self, bytes: &[[u32; LANES]]) {
+        self.call.isa.dispatch(Product::<C, M, UNPACKED> {
+            call: self.call,
+            panels: self.panels,
+            first: self.first,
+            indices: self.indices,
             bytes,
             fetches: UNPACKED && self.is_first,
-            outputs: std::array::from_fn(|m| {
-                // SAFETY: as below; each is let go at once.
-                unsafe { self.call.output(self.first + m, self.index) }.as_ptr()
-            }),
             codes: self.rows.codes.as_chunks().0,
             halves: self.rows.halves.as_chunks().0,
             totals: self.rows.totals.as_chunks().0,
             scales: self.rows.scales.as_chunks().0,
             sums: self.rows.sums.as_chunks().0,
-        };
-        for (m, lanes) in self.call.isa.dispatch(product).iter().enumerate() {
-            // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
-            store(lanes, unsafe { self.call.output(self.first + m, self.index) });
-        }
+        });
     }
 }
 
 struct Product<'a, C: Code, const M: usize, const UNPACKED: bool> {
-    panel: CodePanel<'a, C>,
+    call: &'a Call<'a>,
+    panels: &'a CodePanels<C>,
+    /// The first row.
+    first: usize,
+    /// Of the panels, no other task's with these rows: one, if `UNPACKED`.
+    indices: Range<usize>,
     /// The panel's codes as bytes, `[cols / 4][16]`, if `UNPACKED`.
     bytes: &'a [[u32; LANES]],
     /// Whether to ask for the next panel meanwhile: unpacking it would do nothing but wait for memory.
     fetches: bool,
-    /// Where the sums will be stored.
-    outputs: [*const f32; M],
     codes: &'a [[[u32; 8]; M]],  // [groups]
     halves: &'a [[[i32; 2]; M]], // [groups]
     totals: &'a [[f32; M]],      // [groups]
@@ -422,53 +430,66 @@ struct Product<'a, C: Code, const M: usize, const UNPACKED: bool> {
     sums: &'a [[f32; M]],        // [groups]
 }
 
-impl<C: Code, const M: usize, const UNPACKED: bool> Kernel for Product<'_, C, M, UNPACKED> {
-    type Output = [[f32; LANES]; M];
-
+impl<C: Code, const M: usize, const UNPACKED: bool> Product<'_, C, M, UNPACKED> {
+    /// The rows times a panel.
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Self::Output {
-        for m in 0..M {
-            s.prefetch(self.outputs[m]);
-        }
+    fn multiply<S: Simd>(&self, s: S, panel: CodePanel<'_, C>) -> [S::V; M] {
         let mut acc = [s.splat(0.0); M];
         // Groups of the panel in one of the rows'.
-        let parts = GROUP / self.panel.group_len();
-        let (zeros, minima) = (self.panel.has_zeros(), self.panel.has_minima());
+        let parts = GROUP / panel.group_len();
+        let (zeros, minima) = (panel.has_zeros(), panel.has_minima());
         for g in 0..self.codes.len() {
             let (totals, scales, sums) = (&self.totals[g], &self.scales[g], &self.sums[g]);
             if self.fetches {
-                self.panel.prefetch_next(s, g);
+                panel.prefetch_next(s, g);
             }
             for part in 0..parts {
                 let (codes, halves) = (&self.codes[g], &self.halves[g]);
                 let group = g * parts + part;
                 let mut dots = match UNPACKED {
-                    true => self.panel.dot_small_bytes(s, self.bytes, g, codes, halves),
-                    false => self.panel.dot(s, group, codes, halves),
+                    true => panel.dot_small_bytes(s, self.bytes, g, codes, halves),
+                    false => panel.dot(s, group, codes, halves),
                 };
                 // Groups of which a row's has several have neither zeros nor minima.
                 if zeros {
-                    let offset = self.panel.offset(s, group);
+                    let offset = panel.offset(s, group);
                     for m in 0..M {
                         dots[m] = s.mul_add(offset, s.splat(totals[m]), dots[m]); // exact
                     }
                 }
-                let scale = self.panel.scale(s, group);
+                let scale = panel.scale(s, group);
                 for m in 0..M {
                     acc[m] = s.mul_add(dots[m], s.mul(scale, s.splat(scales[m])), acc[m]);
                 }
                 if minima {
-                    let min = self.panel.min(s, group);
+                    let min = panel.min(s, group);
                     for m in 0..M {
                         acc[m] = s.mul_add(min, s.splat(sums[m]), acc[m]);
                     }
                 }
             }
         }
-        let mut out = [[0.0; LANES]; M];
-        for m in 0..M {
-            s.store(acc[m], &mut out[m]);
+        acc
+    }
+}
+
+impl<C: Code, const M: usize, const UNPACKED: bool> Kernel for Product<'_, C, M, UNPACKED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (y, width) = (&self.call.y, self.call.w.rows);
+        for index in self.indices.clone() {
+            for m in 0..M {
+                s.prefetch(y.place((self.first + m) * width + index * LANES));
+            }
+            let acc = self.multiply(s, self.panels.panel(index));
+            for m in 0..M {
+                let mut lanes = [0.0; LANES];
+                s.store(acc[m], &mut lanes);
+                // SAFETY: a panel and a block of rows are one task's, and no two tasks share both.
+                store(&lanes, unsafe { self.call.output(self.first + m, index) });
+            }
         }
-        out
     }
 }
