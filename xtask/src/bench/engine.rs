@@ -15,7 +15,11 @@ mod plot;
 mod subject;
 mod table;
 
-use std::{fs, path::PathBuf, thread::available_parallelism};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -70,7 +74,7 @@ pub(super) struct EngineArgs {
     /// Write a bar plot of each cell into this directory
     #[arg(long, value_name = "DIR")]
     svg: Option<PathBuf>,
-    /// Put the table into docs/performance.md
+    /// Put the table into docs/performance.md, and its plots beside it
     #[arg(long)]
     docs: bool,
 }
@@ -195,15 +199,22 @@ fn publish(
         let text = serde_json::to_string_pretty(&all)? + "\n";
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let setting = page::setting(machine, args.runs);
+    let plots = plot::all(outcomes, peer, &setting);
     if let Some(dir) = &args.svg {
-        fs::create_dir_all(dir)?;
-        for (cell, svg) in plot::all(outcomes, peer) {
-            let path = dir.join(format!("{}.svg", cell.name()));
-            fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        write_plots(dir, &plots)?;
     }
     if args.docs {
-        page::update(&tools::root().join("docs/performance.md"), machine, args.runs, table)?;
+        page::update(&tools::root().join("docs"), &setting, table, &plots)?;
+    }
+    Ok(())
+}
+
+fn write_plots(dir: &Path, plots: &[(Cell, String)]) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    for (cell, svg) in plots {
+        let path = dir.join(format!("{}.svg", cell.name()));
+        fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
-//! The part of docs/performance.md that a run writes; the rest is written by people.
+//! The part of docs/performance.md that a run writes, and its plots; the rest is written by people.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+
+use super::{cell::Cell, write_plots};
 
 const BEGIN: &str = "<!-- written by `cargo xtask bench engine --docs` -->\n";
 const END: &str = "<!-- end -->\n";
@@ -21,13 +23,32 @@ pub(super) fn setting(machine: &Value, runs: usize) -> String {
     )
 }
 
-/// Replaces what stands between the marks.
-pub(super) fn update(path: &Path, machine: &Value, runs: usize, table: &str) -> Result<()> {
+/// Replaces what stands between the marks in performance.md, and the plots beside it, in `performance`.
+pub(super) fn update(
+    docs: &Path,
+    setting: &str,
+    table: &str,
+    plots: &[(Cell, String)],
+) -> Result<()> {
+    let path = docs.join("performance.md");
     let named = || path.display().to_string();
-    let page = fs::read_to_string(path).with_context(named)?;
-    let section = format!("\n{}\n\n{table}\n", setting(machine, runs));
+    let page = fs::read_to_string(&path).with_context(named)?;
+    let section = section(setting, table, plots.iter().map(|(cell, _)| *cell));
     let page = replaced(&page, &section).with_context(|| format!("{}: no marks", named()))?;
-    fs::write(path, page).with_context(named)
+    let dir = docs.join("performance");
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?; // plots of cells that are measured no more
+    }
+    write_plots(&dir, plots)?;
+    fs::write(&path, page).with_context(named)
+}
+
+fn section(setting: &str, table: &str, plotted: impl Iterator<Item = Cell>) -> String {
+    let mut section = format!("\n{setting}\n\n{table}\n");
+    for cell in plotted {
+        section += &format!("![{}](performance/{}.svg)\n", cell.title(), cell.name());
+    }
+    section + "\n"
 }
 
 fn replaced(page: &str, section: &str) -> Option<String> {
@@ -46,5 +67,21 @@ mod tests {
         let new = replaced(&page, "new\n").unwrap();
         assert_eq!(new, format!("a\n{BEGIN}new\n{END}b\n"));
         assert_eq!(replaced("a\n", "new\n"), None);
+    }
+
+    #[test]
+    fn the_page_shows_the_plots_that_lie_beside_it() {
+        let docs = tempfile::tempdir().unwrap();
+        let file = |name: &str| docs.path().join(name);
+        fs::write(file("performance.md"), format!("a\n{BEGIN}old\n{END}b\n")).unwrap();
+        fs::create_dir(file("performance")).unwrap();
+        fs::write(file("performance/gone.svg"), "").unwrap();
+        let plots = [(Cell::Decode, "<svg/>".to_owned())];
+        update(docs.path(), "today", "| table |", &plots).unwrap();
+        let page = fs::read_to_string(file("performance.md")).unwrap();
+        assert!(page.contains("\ntoday\n\n| table |\n"), "{page}");
+        assert!(page.contains("](performance/decode.svg)\n"), "{page}");
+        assert_eq!(fs::read_to_string(file("performance/decode.svg")).unwrap(), "<svg/>");
+        assert!(!file("performance/gone.svg").exists());
     }
 }

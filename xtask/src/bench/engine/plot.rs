@@ -9,25 +9,26 @@ const WIDEST: f64 = 360.0;
 const BAR: usize = 14;
 const GROUP: usize = 2 * BAR + 12;
 const HEAD: usize = 44;
+const FOOT: usize = 20;
 const OURS: &str = "#1f77b4";
 const THEIRS: &str = "#b0b0b0";
 
-/// The cells that have figures, each with its plot.
-pub(super) fn all(outcomes: &[Outcome], peer: Option<&str>) -> Vec<(Cell, String)> {
+/// The cells that have figures, each with its plot; `setting` is the machine, and the date.
+pub(super) fn all(outcomes: &[Outcome], peer: Option<&str>, setting: &str) -> Vec<(Cell, String)> {
     let mut plots: Vec<(Cell, String)> = Vec::new();
     for cell in outcomes.iter().map(|outcome| outcome.cell) {
         if !plots.iter().any(|(plotted, _)| *plotted == cell) {
             let of_cell: Vec<_> = outcomes.iter().filter(|o| o.cell == cell).collect();
-            plots.push((cell, plot(cell, &of_cell, peer)));
+            plots.push((cell, plot(cell, &of_cell, peer, setting)));
         }
     }
     plots
 }
 
-fn plot(cell: Cell, outcomes: &[&Outcome], peer: Option<&str>) -> String {
+fn plot(cell: Cell, outcomes: &[&Outcome], peer: Option<&str>, setting: &str) -> String {
     let values = outcomes.iter().flat_map(|o| [o.value(Side::Ours), o.value(Side::Peer)]).flatten();
     let scale = WIDEST / values.fold(f64::MIN_POSITIVE, f64::max);
-    let (width, height) = (LEFT + WIDEST as usize + 70, HEAD + GROUP * outcomes.len());
+    let (width, height) = (LEFT + WIDEST as usize + 70, HEAD + GROUP * outcomes.len() + FOOT);
     let better = if cell.lower_is_better() { "less is better" } else { "more is better" };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
@@ -54,6 +55,11 @@ fn plot(cell: Cell, outcomes: &[&Outcome], peer: Option<&str>) -> String {
             }
         }
     }
+    let bottom = height - 8;
+    line(
+        &mut svg,
+        format_args!("<text x=\"8\" y=\"{bottom}\" font-size=\"9\">{}</text>", escaped(setting)),
+    );
     svg + "</svg>\n"
 }
 
@@ -96,13 +102,13 @@ mod tests {
 
     #[test]
     fn a_plot_has_a_bar_for_each_side() {
-        let plots = all(&outcomes(), Some("llama.cpp"));
+        let plots = all(&outcomes(), Some("llama.cpp"), "2026-11-26: a CPU, 2 cores");
         assert_eq!(
             plots.iter().map(|(cell, _)| *cell).collect::<Vec<_>>(),
             [Cell::Decode, Cell::Start]
         );
         expect![[r##"
-            <svg xmlns="http://www.w3.org/2000/svg" width="570" height="124" font-family="sans-serif" font-size="11">
+            <svg xmlns="http://www.w3.org/2000/svg" width="570" height="144" font-family="sans-serif" font-size="11">
             <rect width="100%" height="100%" fill="white"/>
             <text x="8" y="16" font-size="13">decode, 1 stream, tok/s (more is better)</text>
             <rect x="140" y="24" width="10" height="10" fill="#1f77b4"/>
@@ -117,6 +123,7 @@ mod tests {
             <text x="8" y="102">qwen3-0.6b q4_0</text>
             <rect x="140" y="84" width="119.0" height="12" fill="#1f77b4"/>
             <text x="263.0" y="94">20.0</text>
+            <text x="8" y="136" font-size="9">2026-11-26: a CPU, 2 cores</text>
             </svg>
         "##]].assert_eq(&plots[0].1);
     }
