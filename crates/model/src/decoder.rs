@@ -12,36 +12,18 @@ use wharf_kernels::{
     isa::Isa,
     matmul::{PackedMatrix, matmul},
     norm,
-    quant::{Format, dequantize},
     team::Team,
 };
 
 use crate::{
     batch::Batch,
     delta_net::{DeltaNet, DeltaNetScratch, StateRows},
+    embedding::Embedding,
     feed_forward::{FeedForward, FeedForwardScratch},
     linear::{Linear, forward_all},
-    mmap::MappedFile,
     rope::Rope,
     rows::{self, Rotations, sized},
 };
-
-/// The embedding matrix, read row by row from the mapped file.
-pub(crate) struct Embedding {
-    pub(crate) file: MappedFile,
-    /// Where in the file the matrix `[vocab_size, hidden_size]` begins.
-    pub(crate) start: usize,
-    pub(crate) row_bytes: usize,
-    pub(crate) format: Format,
-}
-
-impl Embedding {
-    /// Decodes the row of `token` into `out`, `[hidden_size]`.
-    fn read(&self, token: u32, out: &mut [f32]) {
-        let start = self.start + token as usize * self.row_bytes;
-        dequantize(self.format, &self.file.bytes()[start..start + self.row_bytes], out);
-    }
-}
 
 /// One decoder layer.
 pub(crate) struct Layer {
@@ -221,11 +203,9 @@ impl Decoder {
         let width = self.hidden_size;
         let hidden = sized(&mut scratch.hidden, step.rows * width);
         rows::in_tasks(step.compute, width, hidden, |first, hidden| {
-            for (row, token) in hidden.chunks_exact_mut(width).zip(&tokens[first..]) {
-                self.embedding.read(*token, row);
-                if self.embedding_multiplier != 1.0 {
-                    row.iter_mut().for_each(|value| *value *= self.embedding_multiplier);
-                }
+            self.embedding.read(&tokens[first..][..hidden.len() / width], hidden);
+            if self.embedding_multiplier != 1.0 {
+                hidden.iter_mut().for_each(|value| *value *= self.embedding_multiplier);
             }
         });
     }
@@ -425,7 +405,7 @@ impl Decoder {
         Some((delta_nets.count(), shape))
     }
 
-    /// Bytes of weights held, the mapped embedding included.
+    /// Bytes of weights held; not the embedding, which stays in its file.
     pub(crate) fn bytes(&self) -> usize {
         let floats = |values: &[f32]| size_of_val(values);
         let layers = self.layers.iter().map(|layer| {
@@ -442,7 +422,6 @@ impl Decoder {
             let norms = norms.into_iter().flatten().map(|norm| floats(norm)).sum::<usize>();
             mixer + layer.feed_forward.bytes() + norms
         });
-        let embedding = self.output.rows() * self.embedding.row_bytes;
-        layers.sum::<usize>() + embedding + self.output.bytes() + floats(&self.final_norm)
+        layers.sum::<usize>() + self.output.bytes() + floats(&self.final_norm)
     }
 }

@@ -12,6 +12,7 @@ pub mod config;
 mod decoder;
 mod delta_net;
 mod directory;
+mod embedding;
 mod error;
 mod feed_forward;
 mod generation;

@@ -1,7 +1,7 @@
 //! A file mapped into memory: the one module of this crate with `unsafe`.
 //!
-//! Weights are read once, front to back, to be repacked; embedding rows are read for as long as the
-//! model lives. Mapping lets the kernel's page cache hold them, so that a second start reads no disk.
+//! Weights are read once, front to back, to be repacked. Mapping lets the kernel's page cache hold them,
+//! so that a second start reads no disk.
 //! Nothing here looks at what the bytes mean.
 #![allow(unsafe_code)]
 
@@ -18,6 +18,7 @@ use crate::error::ModelError;
 /// A read-only private mapping of a whole file.
 pub(crate) struct MappedFile {
     path: PathBuf,
+    file: File,
     map: Mmap,
 }
 
@@ -33,16 +34,22 @@ impl MappedFile {
         // pattern is valid. What no program can rule out is another process changing the file under
         // us. Changed bytes change numbers, never memory safety: every length and offset is checked
         // against the length of the map, which is fixed here, after it was copied out; a text is
-        // copied before it is checked as UTF-8, and no `&str` into the map is kept. A file *cut short* under us ends the process with SIGBUS when a
-        // lost page is next touched. It is not undefined behaviour, but it is an end: model files must
-        // be replaced by renaming a new one into place (as the hub does), never by rewriting.
+        // copied before it is checked as UTF-8, and no `&str` into the map is kept. A file *cut short*
+        // while it is loaded ends the process with SIGBUS when a lost page is next touched. It is not
+        // undefined behaviour, but it is an end: model files must be replaced by renaming a new one into
+        // place (as the hub does), never by rewriting.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        Ok(Self { path: path.to_owned(), map })
+        Ok(Self { path: path.to_owned(), file, map })
     }
 
     /// Where the file is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file, mapped no longer, and where it is.
+    pub(crate) fn unmap(self) -> (File, PathBuf) {
+        (self.file, self.path)
     }
 
     /// The file's bytes.

@@ -13,7 +13,8 @@ use packer::Packer;
 
 use crate::{
     config::{Bias, CodeLayout, Config, ExpertsConfig, Norms, StoredQuantization, TensorNames},
-    decoder::{Decoder, Embedding, Layer},
+    decoder::{Decoder, Layer},
+    embedding::Embedding,
     error::ModelError,
     matrix::{ExpertMatrix, Fused, Matrix},
     model::LoadOptions,
@@ -139,7 +140,7 @@ pub(crate) fn build(
         final_logit_softcapping: config.final_logit_softcapping,
         activation: config.activation,
         ropes,
-        embedding: Embedding { file: weights.into_file(number), start, row_bytes, format },
+        embedding: Embedding::new(weights.into_file(number), start, row_bytes, format),
         layers,
         final_norm,
         output,

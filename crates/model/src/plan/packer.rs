@@ -170,7 +170,6 @@ impl Packer<'_, '_> {
         let wanted = quantization.map_or(format, |to| to.format(format));
         let into = self.fitting(wanted, format, cols, name);
         let packed = PackedMatrix::pack_into(into, self.team, format, count, cols, &bytes, &row_of);
-        // If it is the embedding too: rows are read in again as tokens need them.
         self.release(lent.file, lent.start, lent.bytes.len());
         packed.map_err(|error| self.inventory.fault(name, error.to_string()))
     }
