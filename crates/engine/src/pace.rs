@@ -13,10 +13,10 @@ use std::time::Duration;
 const SHARE: f64 = 0.8;
 /// Gaps below this are nobody's concern: a decode step counts as so long at least.
 const SHORTEST: Duration = Duration::from_millis(2);
-/// Fewest rows of prefill. Where a row costs as much alone as beside others these may take longer than
-/// all who decode; with fewer, keys and values of a long prompt would be read for next to nothing, and
-/// who decodes would wait beside it for longer than that saves.
-const FEWEST_ROWS: usize = 8;
+/// Fewest rows of prefill for each prompt that waits. Where a row costs as much alone as beside others
+/// these may take longer than all who decode; with fewer, keys and values of a long prompt would be read
+/// for next to nothing.
+const FEWEST_ROWS: usize = 4;
 /// Steps with prefill after which one goes by with hardly any, to see what decoding takes by now; and
 /// after which one may, when more sequences decode than last time, or fewer.
 const LOOK_AFTER: u32 = 32;
@@ -84,10 +84,11 @@ impl Pace {
     /// Rows of `prompts` prompts, `most` at most, that stretch a gap by no more than they may.
     pub(crate) fn rows_beside(&self, most: usize, prompts: usize) -> usize {
         let (Some(decode), Some(row)) = (self.decode.0, self.row.0) else { return most };
-        let share = SHARE * prompts.max(1) as f64;
+        let prompts = prompts.max(1);
+        let share = SHARE * prompts as f64;
         let rows = share * decode.max(SHORTEST.as_secs_f64()) / row;
         // `as` saturates.
-        (rows as usize).clamp(FEWEST_ROWS.min(most), most)
+        (rows as usize).clamp(FEWEST_ROWS.saturating_mul(prompts).min(most), most)
     }
 }
 
@@ -114,8 +115,9 @@ mod tests {
         assert_eq!(pace.rows_beside(40, 1), 40);
         // Slow rows: still a few, or the prompt would never end.
         let pace = learnt(Duration::from_millis(5), Duration::from_millis(3));
-        assert_eq!(pace.rows_beside(512, 1), 8);
+        assert_eq!(pace.rows_beside(512, 1), 4);
         assert_eq!(pace.rows_beside(3, 1), 3);
+        assert_eq!(pace.rows_beside(512, 5), 20);
         // Where all is fast, nothing is held back.
         let pace = learnt(Duration::from_micros(20), Duration::from_nanos(100));
         assert_eq!(pace.rows_beside(512, 1), 512);
