@@ -30,9 +30,9 @@ impl Embedding {
     /// # Panics
     /// When the file cannot be read, or not as far as it went when it was opened.
     pub(crate) fn read(&self, tokens: &[u32], out: &mut [f32]) {
+        let Some(width) = out.len().checked_div(tokens.len()) else { return };
         let mut bytes = vec![0; self.row_bytes];
-        let width = out.len() / tokens.len().max(1);
-        for (token, row) in tokens.iter().zip(out.chunks_exact_mut(width.max(1))) {
+        for (token, row) in tokens.iter().zip(out.chunks_exact_mut(width)) {
             let start = self.start + u64::from(*token) * self.row_bytes as u64;
             if let Err(error) = read_exact_at(&self.file, &mut bytes, start) {
                 panic!(
