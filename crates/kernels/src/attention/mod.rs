@@ -1,14 +1,15 @@
 //! Causal attention over a paged KV cache (vLLM's PagedAttention, Kwon et al. 2023).
 //!
 //! - `cache.rs`: the blocks and their layout, and writing to them.
-//! - `tile.rs`: the arithmetic of a few query rows against one KV head.
+//! - `tile.rs`: the arithmetic of a few query rows against a chunk of one KV head's positions.
 //! - `pair_cache.rs`, `bfloat_tile.rs`: blocks, and more rows against them, in bfloat16 on AMX.
 //! - `reference.rs`: the definition, in f64, the tests' oracle.
 //!
 //! A row's scores are sums over the head's dimensions in order, its softmax and its output sums over
 //! positions in order, from lane `position % 16`: nothing depends on the other rows of the call, on
-//! where the blocks lie, or on how the prompt was cut. Two passes (all scores, then the values)
-//! rather than a running maximum, whose corrections would depend on the cut.
+//! where the blocks lie, or on how the prompt was cut. So the softmax's running maximum is corrected
+//! only where a chunk of positions ends, and chunks are counted from position 0 (`tile.rs`); on AMX
+//! all scores come first, then the values.
 //!
 //! Must not: split one row's positions between threads or partial sums.
 
@@ -34,7 +35,7 @@ use crate::{
 use bfloat_tile::PairScratch;
 pub use cache::{BLOCK_TOKENS, KvCache, KvFormat, KvShape};
 use cache::{Element, HeadBlocks};
-use tile::Tile;
+use tile::{CHUNK, CHUNK_BLOCKS, Finish, Running, Scores, Tile};
 
 /// One sequence's rows in a step. Rows `first_row .. first_row + num_rows` of the step are its tokens
 /// at positions `start .. start + num_rows`; `block_table[p / 16]` holds position `p`.
@@ -75,9 +76,10 @@ pub struct AttentionScratch {
 
 #[derive(Default)]
 struct WorkerScratch {
-    q: Vec<f32>,               // [head_dim, rows]
-    scores: Vec<[f32; LANES]>, // [rows, blocks]
-    out: Vec<[f32; LANES]>,    // [rows, head_dim / 16 rounded up]
+    q: Vec<f32>,            // [tiles][head_dim, rows of the tile]
+    scores: Vec<Scores>,    // [rows of a tile]
+    running: Vec<Running>,  // [rows]
+    out: Vec<[f32; LANES]>, // [rows, head_dim / 16 rounded up]
     pairs: PairScratch,
 }
 
@@ -101,15 +103,22 @@ fn most_rows(isa: Isa, format: KvFormat) -> usize {
     }
 }
 
-/// Heads of a group per tile: all that the registers take, unless that would leave threads without
-/// work, as it does where few sequences decode. Two tasks per thread even out those that begin late.
-fn heads_at_once(
+/// Tiles of a task at most: past this a chunk's keys and values are read often enough.
+const MOST_TILES: usize = 8;
+/// Tasks that even out those that begin late.
+const TASKS_PER_THREAD: usize = 8;
+
+/// How a sequence's rows are cut into tasks: heads of a group, and tokens.
+///
+/// All of a group's heads, unless that would leave threads without work, as it does where few sequences
+/// decode: two tasks for each at least. Tokens of several tiles, where there are enough of them for all.
+fn heads_and_tokens(
     isa: Isa,
     team: &Team,
     group: usize,
     kv: KvShape,
     seqs: &[SequenceRows<'_>],
-) -> usize {
+) -> (usize, usize) {
     let most = most_rows(isa, kv.format);
     let tasks = |heads: usize| -> usize {
         let of_a_group =
@@ -117,10 +126,18 @@ fn heads_at_once(
         kv.num_kv_heads * seqs.iter().map(of_a_group).sum::<usize>()
     };
     let mut heads = group.clamp(1, most);
+    let tiles = match kv.format {
+        KvFormat::Bf16 => 1,
+        _ => (tasks(heads) / (TASKS_PER_THREAD * team.threads())).clamp(1, MOST_TILES),
+    };
+    if tiles > 1 {
+        heads = group.min(most * tiles);
+        return (heads, most * tiles / heads);
+    }
     while heads > 1 && team.threads() > 1 && tasks(heads) < 2 * team.threads() {
         heads = heads.div_ceil(2);
     }
-    heads
+    (heads, most / heads)
 }
 
 /// `out[row, head, :] = softmax(cap(q · Kᵀ * scale)) · V` for every row of every sequence, causal, over
@@ -180,8 +197,7 @@ impl AttentionScratch {
         self.workers.resize_with(self.workers.len().max(team.threads()), Mutex::default);
         self.tasks.clear();
         let group = shape.num_heads / kv.num_kv_heads;
-        let heads_at_once = heads_at_once(isa, team, group, kv, seqs);
-        let tokens_at_once = most_rows(isa, kv.format) / heads_at_once;
+        let (heads_at_once, tokens_at_once) = heads_and_tokens(isa, team, group, kv, seqs);
         for (sequence, seq) in seqs.iter().enumerate() {
             for kv_head in 0..kv.num_kv_heads {
                 for head in (0..group).step_by(heads_at_once) {
@@ -238,25 +254,85 @@ impl Call<'_> {
         self.shape.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
+    /// Chunk by chunk, so that all of the task's rows meet its keys and values while they are near; the
+    /// first tile's turn brings them.
+    fn run_on<E: Element>(&self, task: &TileTask, scratch: &mut WorkerScratch) {
+        let rows = task.tokens * task.heads;
+        let most = most_rows(self.isa, self.cache.format());
+        self.prepare(task, most, scratch);
+        let (first, last) = (self.seen(task, 0), self.seen(task, rows - 1));
+        for chunk in first.start / CHUNK..last.end.div_ceil(CHUNK) {
+            for tile in (0..rows).step_by(most) {
+                self.tile_of_any::<E>(task, chunk, tile..rows.min(tile + most), scratch);
+            }
+        }
+        let vectors = self.cache.shape().head_dim.div_ceil(LANES);
+        for row in 0..rows {
+            let head_dim = self.cache.shape().head_dim;
+            let place = self.place(task, row);
+            // SAFETY: this head of this row is in one task only: sequences' rows do not overlap,
+            // and `plan` puts each (row, head) of a sequence in one task.
+            let out = unsafe { self.out.range(place..place + head_dim) };
+            self.isa.dispatch(Finish {
+                running: &scratch.running[row],
+                sink: self.sink(task, row),
+                sum: &scratch.out[row * vectors..][..vectors],
+                out,
+            });
+        }
+    }
+
+    fn sink(&self, task: &TileTask, r: usize) -> Option<f32> {
+        self.shape.sinks.map(|sinks| sinks[task.first_head + r % task.heads])
+    }
+
+    /// Queries by dimension, tile by tile; no sums yet.
+    fn prepare(&self, task: &TileTask, most: usize, scratch: &mut WorkerScratch) {
+        let rows = task.tokens * task.heads;
+        let head_dim = self.cache.shape().head_dim;
+        scratch.q.resize(rows * head_dim, 0.0);
+        for tile in (0..rows).step_by(most) {
+            let tile_rows = most.min(rows - tile);
+            for r in 0..tile_rows {
+                let from = &self.q[self.place(task, tile + r)..][..head_dim];
+                let to = scratch.q[tile * head_dim + r..].iter_mut().step_by(tile_rows);
+                for (to, &q) in to.zip(from) {
+                    *to = q;
+                }
+            }
+        }
+        scratch.scores.resize(most, [[0.0; LANES]; CHUNK_BLOCKS]);
+        scratch.running.clear();
+        scratch.running.extend((0..rows).map(|row| Running::new(self.sink(task, row))));
+        scratch.out.clear();
+        scratch.out.resize(rows * head_dim.div_ceil(LANES), [0.0; LANES]);
+    }
+
     /// The arms are the sizes that [`most_rows`] allows; then blocks and vectors of the head's
     /// dimensions at once, such that rows × either fills the accumulators and hides their latency.
-    fn run_on<E: Element>(&self, task: &TileTask, scratch: &mut WorkerScratch) {
+    fn tile_of_any<E: Element>(
+        &self,
+        task: &TileTask,
+        chunk: usize,
+        rows: Range<usize>,
+        scratch: &mut WorkerScratch,
+    ) {
         let wide = self.isa.registers() > 8;
-        match (task.tokens * task.heads, wide) {
-            (1, true) => self.tile::<E, 1, 4, 4>(task, scratch),
-            (2, true) => self.tile::<E, 2, 4, 4>(task, scratch),
-            (3, true) => self.tile::<E, 3, 4, 4>(task, scratch),
-            (4, true) => self.tile::<E, 4, 2, 4>(task, scratch),
-            (5, true) => self.tile::<E, 5, 2, 4>(task, scratch),
-            (6, true) => self.tile::<E, 6, 2, 4>(task, scratch),
-            (7, true) => self.tile::<E, 7, 2, 2>(task, scratch),
-            (8, true) => self.tile::<E, 8, 2, 2>(task, scratch),
-            (1, false) => self.tile::<E, 1, 4, 4>(task, scratch),
-            (2, false) => self.tile::<E, 2, 2, 2>(task, scratch),
-            (3, false) => self.tile::<E, 3, 1, 1>(task, scratch),
-            (4, false) => self.tile::<E, 4, 1, 1>(task, scratch),
-            (5, false) => self.tile::<E, 5, 1, 1>(task, scratch),
-            (6, false) => self.tile::<E, 6, 1, 1>(task, scratch),
+        match (rows.len(), wide) {
+            (1, true) => self.tile::<E, 1, 4, 4>(task, chunk, rows, scratch),
+            (2, true) => self.tile::<E, 2, 4, 4>(task, chunk, rows, scratch),
+            (3, true) => self.tile::<E, 3, 4, 4>(task, chunk, rows, scratch),
+            (4, true) => self.tile::<E, 4, 2, 4>(task, chunk, rows, scratch),
+            (5, true) => self.tile::<E, 5, 2, 4>(task, chunk, rows, scratch),
+            (6, true) => self.tile::<E, 6, 2, 4>(task, chunk, rows, scratch),
+            (7, true) => self.tile::<E, 7, 2, 2>(task, chunk, rows, scratch),
+            (8, true) => self.tile::<E, 8, 2, 2>(task, chunk, rows, scratch),
+            (1, false) => self.tile::<E, 1, 4, 4>(task, chunk, rows, scratch),
+            (2, false) => self.tile::<E, 2, 2, 2>(task, chunk, rows, scratch),
+            (3, false) => self.tile::<E, 3, 1, 1>(task, chunk, rows, scratch),
+            (4, false) => self.tile::<E, 4, 1, 1>(task, chunk, rows, scratch),
+            (5, false) => self.tile::<E, 5, 1, 1>(task, chunk, rows, scratch),
+            (6, false) => self.tile::<E, 6, 1, 1>(task, chunk, rows, scratch),
             (rows, _) => unreachable!("a tile of {rows} rows"),
         }
     }
@@ -264,46 +340,32 @@ impl Call<'_> {
     fn tile<E: Element, const R: usize, const B: usize, const D: usize>(
         &self,
         task: &TileTask,
+        chunk: usize,
+        rows: Range<usize>,
         scratch: &mut WorkerScratch,
     ) {
         let seq = &self.seqs[task.sequence];
         let head_dim = self.cache.shape().head_dim;
-        let place = |r: usize| self.place(task, r);
-        let seen: [_; R] = std::array::from_fn(|r| self.seen(task, r));
-        scratch.q.resize(R * head_dim, 0.0);
-        for r in 0..R {
-            let from = &self.q[place(r)..][..head_dim];
-            for (to, &q) in scratch.q[r..].iter_mut().step_by(R).zip(from) {
-                *to = q;
-            }
-        }
         let vectors = head_dim.div_ceil(LANES);
-        let first_block = seen[0].start / BLOCK_TOKENS;
-        let blocks = seen[R - 1].end.div_ceil(BLOCK_TOKENS) - first_block;
-        scratch.out.resize(R * vectors, [0.0; LANES]);
-        if scratch.scores.len() < R * blocks {
-            scratch.scores.resize(R * blocks, [0.0; LANES]);
+        let within = |at: usize| at.saturating_sub(chunk * CHUNK).min(CHUNK);
+        let seen: [_; R] = std::array::from_fn(|r| {
+            let seen = self.seen(task, rows.start + r);
+            within(seen.start)..within(seen.end)
+        });
+        if seen[R - 1].end == 0 || seen[0].start == CHUNK {
+            return; // other tiles' rows see something of it
         }
+        let end = self.seen(task, rows.end - 1).end.div_ceil(BLOCK_TOKENS);
         self.isa.dispatch(Tile::<E, R, B, D> {
-            q: scratch.q.as_chunks().0,
+            q: scratch.q[rows.start * head_dim..][..R * head_dim].as_chunks().0,
             kv: HeadBlocks::of(self.cache, self.layer, task.kv_head),
-            table: &seq.block_table[first_block..][..blocks],
-            first: first_block * BLOCK_TOKENS,
+            table: &seq.block_table[chunk * CHUNK_BLOCKS..end],
             scale: self.shape.scale,
             soft_cap: self.shape.soft_cap,
-            sinks: std::array::from_fn(|r| {
-                self.shape.sinks.map(|sinks| sinks[task.first_head + r % task.heads])
-            }),
             seen,
-            scores: &mut scratch.scores[..R * blocks],
-            out: &mut scratch.out,
+            scores: &mut scratch.scores.as_chunks_mut().0[0],
+            running: &mut scratch.running[rows.start..].as_chunks_mut().0[0],
+            out: &mut scratch.out[rows.start * vectors..][..R * vectors],
         });
-        for r in 0..R {
-            let from = scratch.out[r * vectors..][..vectors].as_flattened();
-            // SAFETY: this head of this row is in one task only: sequences' rows do not overlap,
-            // and `plan` puts each (row, head) of a sequence in one tile.
-            let to = unsafe { self.out.range(place(r)..place(r) + head_dim) };
-            to.copy_from_slice(&from[..head_dim]);
-        }
     }
 }

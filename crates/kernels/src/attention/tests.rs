@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{
     AttentionScratch, AttentionShape, BLOCK_TOKENS, KvCache, KvFormat, KvShape, SequenceRows,
-    attention, reference,
+    attention, reference, tile::CHUNK,
 };
 use crate::{isa::Isa, matmul::Bits, team::Team};
 
@@ -223,6 +223,38 @@ fn sinks_take_their_part() {
         case.shape.sinks = Some(&[0.3, -1.0, 2.5, 0.0, 90.0, -200.0]);
         case.check();
         assert!(bits(&case) != without);
+    }
+}
+
+/// Rows that see several chunks, one of them or parts of two, tiles that chunks leave behind.
+#[test]
+fn chunks_of_positions() {
+    for format in [KvFormat::F32, KvFormat::Int8] {
+        for window in [None, Some(40), Some(300)] {
+            let mut case = Case::new((2, 3, 16), 2 * CHUNK + 70, window, format);
+            case.check();
+            case.shape.soft_cap = Some(0.5);
+            case.shape.sinks = Some(&[0.3, -1.0, 2.5, 0.0, 90.0, -200.0]);
+            case.check();
+        }
+    }
+}
+
+/// A first chunk of scores of -∞ must not become a maximum to take away, which gives NaN.
+#[test]
+fn a_chunk_of_scores_of_minus_infinity_counts_for_nothing() {
+    let mut case = Case::new((1, 2, 16), CHUNK + 20, None, KvFormat::F32);
+    case.q.iter_mut().for_each(|q| *q = -1.0 - q.abs());
+    let mut late = case.clone();
+    case.k[..CHUNK * 16].fill(f32::INFINITY);
+    late.k[..CHUNK * 16].fill(1e6);
+    for isa in Isa::available() {
+        let [out, late] = [&case, &late].map(|case| {
+            let row = 2 * 16;
+            case.run(isa, 2, &[case.tokens], &case.straight()).split_off(CHUNK * row)
+        });
+        assert!(out.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+        assert!(out == late, "{:?}", isa.level());
     }
 }
 

@@ -1,6 +1,7 @@
-//! A few query rows against one KV head: scores, softmax, values. What comes next is asked for, as
-//! blocks lie where they may and in pages of their own: without that, a sequence's single row waits for
-//! memory, and eight rows at position 4,096 took half as long again (Zen 3, November 2026).
+//! A few query rows against a chunk of one KV head's positions: scores, softmax, values, as
+//! FlashAttention does (Dao et al. 2022). What comes next is asked for, as blocks lie where they may
+//! and in pages of their own: without that, a sequence's single row waits for memory, and eight rows
+//! at position 4,096 took half as long again (Zen 3, November 2026).
 
 #![expect(
     clippy::needless_range_loop,
@@ -15,11 +16,34 @@ use crate::{
     isa::{Kernel, LANES, Simd},
 };
 
-/// Positions whose values are summed at once, whole blocks: vectors of a row's values that lie beside
-/// those in use are still in the cache when their turn comes.
-const CHUNK: usize = 4 * BLOCK_TOKENS;
+/// Blocks of a chunk. Chunks start at multiples of their positions, wherever a row's own begin: a row's
+/// running maximum is corrected where its position says, and at no other place.
+pub(super) const CHUNK_BLOCKS: usize = 16;
+/// Positions of a chunk.
+pub(super) const CHUNK: usize = CHUNK_BLOCKS * BLOCK_TOKENS;
+/// Blocks whose values are summed at once: vectors of a position's values that lie beside those in use
+/// are still in the cache when their turn comes.
+const BLOCKS_SUMMED: usize = 4;
 /// Bytes of a line of memory.
 const LINE: usize = 64;
+
+/// A row's scores at a chunk's positions, later their weights.
+pub(super) type Scores = [[f32; LANES]; CHUNK_BLOCKS];
+
+/// What a row's softmax has come to: `sum` and the row's weighted values are parts of `exp(max)`.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    max: f32,
+    sum: [f32; LANES],
+}
+
+impl Running {
+    /// Of no position, and of a sink's score if there is one. Not -∞, which scores may be: less -∞ they
+    /// would be NaN.
+    pub(super) fn new(sink: Option<f32>) -> Self {
+        Self { max: sink.map_or(f32::MIN, |sink| sink.max(f32::MIN)), sum: [0.0; LANES] }
+    }
+}
 
 /// `R` rows; `B` blocks of keys and `D` vectors of values at once.
 ///
@@ -27,18 +51,16 @@ const LINE: usize = 64;
 pub(super) struct Tile<'a, E, const R: usize, const B: usize, const D: usize> {
     pub(super) q: &'a [[f32; R]], // [head_dim]
     pub(super) kv: HeadBlocks<'a, E>,
-    /// Blocks from the one that the first row sees first to the one that the last row sees last.
+    /// Blocks from the chunk's first, to the last that comes after it and is seen.
     pub(super) table: &'a [u32],
-    /// The position that `table` starts at.
-    pub(super) first: usize,
     pub(super) scale: f32,
     pub(super) soft_cap: Option<f32>,
-    /// Each row's score beside those of the positions.
-    pub(super) sinks: [Option<f32>; R],
-    /// The positions each row sees, its own the last.
+    /// The chunk's positions that each row sees, counted from its first. May be none.
     pub(super) seen: [Range<usize>; R],
-    pub(super) scores: &'a mut [[f32; LANES]], // [R, table.len()]
-    pub(super) out: &'a mut [[f32; LANES]],    // [R, kv.vectors()]
+    pub(super) scores: &'a mut [Scores; R],
+    pub(super) running: &'a mut [Running; R],
+    /// Values times weights so far.
+    pub(super) out: &'a mut [[f32; LANES]], // [R, kv.vectors()]
 }
 
 impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile<'_, E, R, B, D> {
@@ -48,38 +70,20 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
         if R * B >= S::REGISTERS || R * D >= S::REGISTERS {
             unreachable!("`run_on` does not ask for {R} rows by {B} and {D} here");
         }
-        let width = self.table.len();
-        for b in (0..width).step_by(B) {
-            self.score(s, b);
+        let (start, end) = (self.seen[0].start, self.seen[R - 1].end);
+        let blocks = start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS);
+        for b in blocks.clone().step_by(B) {
+            self.score(s, b, blocks.end);
         }
-        let mut inverse = [0.0; R];
         for r in 0..R {
-            let seen = self.seen[r].start - self.first..self.seen[r].end - self.first;
-            let scores = &mut self.scores[r * width..(r + 1) * width];
-            if let Some(cap) = self.soft_cap {
-                for lanes in scores.iter_mut() {
-                    s.store(soft_cap(s, s.load(lanes), cap), lanes);
-                }
-            }
-            inverse[r] = softmax(s, scores, seen, self.sinks[r]);
-            if E::SCALED {
-                for (lanes, block) in scores.iter_mut().zip(self.table) {
-                    let [_, of_values] = self.kv.scales(*block);
-                    s.store(s.mul(s.load(lanes), s.load(of_values)), lanes);
-                }
+            if !self.seen[r].is_empty() {
+                self.soften(s, r);
             }
         }
-        self.out.fill([0.0; LANES]);
-        let end = self.seen[R - 1].end;
-        for start in (self.first..end).step_by(CHUNK) {
+        for b in blocks.clone().step_by(BLOCKS_SUMMED) {
+            let positions = b * BLOCK_TOKENS..(b + BLOCKS_SUMMED).min(blocks.end) * BLOCK_TOKENS;
             for d in (0..self.kv.vectors()).step_by(D) {
-                self.sum_values(s, d, start..end.min(start + CHUNK));
-            }
-        }
-        let vectors = self.kv.vectors();
-        for r in 0..R {
-            for out in &mut self.out[r * vectors..(r + 1) * vectors] {
-                s.store(s.mul(s.load(out), s.splat(inverse[r])), out);
+                self.sum_values(s, d, positions.clone());
             }
         }
     }
@@ -87,14 +91,13 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
 
 impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, B, D> {
     /// Scores of all rows at the positions of `B` blocks from `b`. Those a row does not see, and
-    /// those past the end, come out as whatever the cache holds there; `softmax` passes over them.
+    /// those past the end, come out as whatever the cache holds there; `soften` passes over them.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, s: S, b: usize) {
-        let width = self.table.len();
+    fn score<S: Simd>(&mut self, s: S, b: usize, end: usize) {
         let mut keys = [self.kv.keys(self.table[b]); B];
         for n in 1..B {
             // Past the last block the last one is computed again, and not stored.
-            keys[n] = self.kv.keys(self.table[(b + n).min(width - 1)]);
+            keys[n] = self.kv.keys(self.table[(b + n).min(end - 1)]);
         }
         for keys in &mut keys {
             *keys = &keys[..self.q.len()];
@@ -102,9 +105,9 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
         // After the last keys the values' turn comes.
         let mut next = [keys[0]; B];
         for n in 0..B {
-            next[n] = match self.table.get(b + B + n) {
-                Some(block) => self.kv.keys(*block),
-                None => self.kv.values(self.table[n.min(width - 1)]),
+            next[n] = match b + B + n < end {
+                true => self.kv.keys(self.table[b + B + n]),
+                false => self.kv.values(self.table[n.min(end - 1)]),
             };
         }
         let mut acc = [[s.splat(0.0); B]; R];
@@ -126,140 +129,176 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
             }
         }
         for n in 0..B {
-            if b + n < width {
+            if b + n < end {
                 let mut scale = s.splat(self.scale);
                 if E::SCALED {
                     let [of_keys, _] = self.kv.scales(self.table[b + n]);
                     scale = s.mul(scale, s.load(of_keys));
                 }
                 for r in 0..R {
-                    s.store(s.mul(acc[r][n], scale), &mut self.scores[r * width + b + n]);
+                    s.store(s.mul(acc[r][n], scale), &mut self.scores[r][b + n]);
                 }
             }
         }
     }
 
-    /// Adds the weighted sums of vectors `d .. d + D` of the values at the positions of `chunk`, for all
-    /// rows. The positions that all rows see are one loop; those at either end that some do not are each
-    /// row's own, so that a value a row does not see has no part in its sum, not even times zero.
+    /// Turns a row's scores into `exp(score - max)`, adds them to its sum, and corrects that and its
+    /// values where there is a new maximum. The sum runs over blocks in order, lane by lane.
     #[inline(always)]
-    fn sum_values<S: Simd>(&mut self, s: S, d: usize, chunk: Range<usize>) {
-        let vectors = self.kv.vectors();
-        let within = |at: usize| at.clamp(chunk.start, chunk.end);
+    fn soften<S: Simd>(&mut self, s: S, r: usize) {
+        let seen = self.seen[r].clone();
+        let (first, last) = (seen.start / LANES, (seen.end - 1) / LANES);
+        let scores = &mut self.scores[r][first..=last];
+        if let Some(cap) = self.soft_cap {
+            for lanes in scores.iter_mut() {
+                s.store(soft_cap(s, s.load(lanes), cap), lanes);
+            }
+        }
+        scores[0][..seen.start % LANES].fill(f32::NEG_INFINITY);
+        scores[last - first][(seen.end - 1) % LANES + 1..].fill(f32::NEG_INFINITY);
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for lanes in scores.iter() {
+            max = s.max(max, s.load(lanes));
+        }
+        let largest = s.max_lanes(max);
+        let running = &mut self.running[r];
+        let mut sum = s.load(&running.sum);
+        if largest > running.max {
+            let correction = exp(s, s.splat(running.max - largest));
+            running.max = largest;
+            sum = s.mul(sum, correction);
+            let vectors = self.kv.vectors();
+            for out in &mut self.out[r * vectors..][..vectors] {
+                s.store(s.mul(s.load(out), correction), out);
+            }
+        }
+        let max = s.splat(running.max);
+        for lanes in scores.iter_mut() {
+            let e = exp(s, s.sub(s.load(lanes), max));
+            s.store(e, lanes);
+            sum = s.add(sum, e);
+        }
+        s.store(sum, &mut running.sum);
+        if E::SCALED {
+            for (lanes, block) in scores.iter_mut().zip(&self.table[first..]) {
+                let [_, of_values] = self.kv.scales(*block);
+                s.store(s.mul(s.load(lanes), s.load(of_values)), lanes);
+            }
+        }
+    }
+
+    /// Adds the weighted sums of vectors `d .. d + D` of the values at `positions`, for all rows. Those
+    /// that all rows see are one loop; those at either end that some do not are each row's own, so that a
+    /// value a row does not see has no part in its sum, not even times zero.
+    #[inline(always)]
+    fn sum_values<S: Simd>(&mut self, s: S, d: usize, positions: Range<usize>) {
+        let within = |at: usize| at.clamp(positions.start, positions.end);
         let start = within(self.seen[R - 1].start);
         let end = within(self.seen[0].end).max(start);
-        let mut acc = [[s.splat(0.0); D]; R];
-        for r in 0..R {
-            for n in 0..D {
-                acc[r][n] = s.load(&self.out[r * vectors + (d + n).min(vectors - 1)]);
-            }
-        }
-        if start > chunk.start {
+        if start > positions.start {
             for r in 0..R {
                 let seen = within(self.seen[r].start)..within(self.seen[r].end).min(start);
-                acc[r] = self.add_values(s, d, [r], seen, [acc[r]])[0];
+                self.add_values::<S, 1>(s, d, r, seen);
             }
         }
-        let mut all = [0; R];
-        for r in 0..R {
-            all[r] = r;
-        }
-        acc = self.add_values(s, d, all, start..end.min(self.seen[0].end), acc);
-        if end < chunk.end {
+        self.add_values::<S, R>(s, d, 0, start..end.min(self.seen[0].end));
+        if end < positions.end {
             for r in 0..R {
                 let seen = within(self.seen[r].start).max(end)..within(self.seen[r].end);
-                acc[r] = self.add_values(s, d, [r], seen, [acc[r]])[0];
-            }
-        }
-        for r in 0..R {
-            for n in 0..D {
-                if d + n < vectors {
-                    s.store(acc[r][n], &mut self.out[r * vectors + d + n]);
-                }
+                self.add_values::<S, 1>(s, d, r, seen);
             }
         }
     }
 
-    /// `acc[i] += score[rows[i], p] * v[p]` for `p` in `positions`, in order.
+    /// `out[r] += weight[r, p] * v[p]` for `p` in `positions`, in order, and `N` rows from `first`.
     #[inline(always)]
     fn add_values<S: Simd, const N: usize>(
-        &self,
+        &mut self,
         s: S,
         d: usize,
-        rows: [usize; N],
+        first: usize,
         positions: Range<usize>,
-        mut acc: [[S::V; D]; N],
-    ) -> [[S::V; D]; N] {
-        let (width, vectors) = (self.table.len(), self.kv.vectors());
+    ) {
+        let vectors = self.kv.vectors();
+        let mut at = [d; D];
+        for n in 0..D {
+            // Past the last vector the last one is summed again, and not stored.
+            at[n] = (d + n).min(vectors - 1);
+        }
+        let mut acc = [[s.splat(0.0); D]; N];
+        for r in 0..N {
+            for n in 0..D {
+                acc[r][n] = s.load(&self.out[(first + r) * vectors + at[n]]);
+            }
+        }
+        let scores = &self.scores[first..][..N];
         let mut p = positions.start;
         while p < positions.end {
-            let block = (p - self.first) / BLOCK_TOKENS;
-            let slot = p % BLOCK_TOKENS;
-            let slots = (positions.end - p).min(BLOCK_TOKENS - slot);
+            let block = p / BLOCK_TOKENS;
+            let first = p % BLOCK_TOKENS;
+            let slots = (positions.end - p).min(BLOCK_TOKENS - first);
             let values = self.kv.values(self.table[block]);
-            let next = self.kv.values(self.table[(block + CHUNK / BLOCK_TOKENS).min(width - 1)]);
-            let mut weights = [&self.scores[rows[0] * width + block]; N];
-            for i in 1..N {
-                weights[i] = &self.scores[rows[i] * width + block];
-            }
-            for slot in slot..slot + slots {
-                let value = &values[slot * vectors..][..vectors];
+            let next = self.next_values(block);
+            for slot in first..first + slots {
                 for n in (0..D).step_by(LINE / size_of::<[E; LANES]>()) {
                     s.prefetch(next.as_ptr().wrapping_add(slot * vectors + d + n));
                 }
                 let mut v = [s.splat(0.0); D];
                 for n in 0..D {
-                    v[n] = E::load(s, &value[(d + n).min(vectors - 1)]);
+                    v[n] = E::load(s, &values[slot * vectors + at[n]]);
                 }
-                for i in 0..N {
-                    let weight = s.splat(weights[i][slot]);
+                for r in 0..N {
+                    let weight = s.splat(scores[r][block][slot]);
                     for n in 0..D {
-                        acc[i][n] = s.mul_add(weight, v[n], acc[i][n]);
+                        acc[r][n] = s.mul_add(weight, v[n], acc[r][n]);
                     }
                 }
             }
             p += slots;
         }
-        acc
+        for r in 0..N {
+            for n in 0..D {
+                if d + n < vectors {
+                    s.store(acc[r][n], &mut self.out[(first + r) * vectors + d + n]);
+                }
+            }
+        }
+    }
+
+    /// The values that come some blocks after those of `block`, or keys of the next chunk.
+    #[inline(always)]
+    fn next_values(&self, block: usize) -> &[[E; LANES]] {
+        let next = (block + BLOCKS_SUMMED).min(self.table.len() - 1);
+        match next < CHUNK_BLOCKS {
+            true => self.kv.values(self.table[next]),
+            false => self.kv.keys(self.table[next]),
+        }
     }
 }
 
-/// Turns a row's scores into `exp(score - max)` and gives 1 / their sum. `seen` counts from the
-/// row's first lane. The sum runs over blocks in order, lane by lane, from the first block seen; the
-/// sink comes last.
-#[inline(always)]
-fn softmax<S: Simd>(
-    s: S,
-    scores: &mut [[f32; LANES]],
-    seen: Range<usize>,
-    sink: Option<f32>,
-) -> f32 {
-    let (first, last) = (seen.start / LANES, (seen.end - 1) / LANES);
-    let scores = &mut scores[first..=last];
-    scores[0][..seen.start % LANES].fill(f32::NEG_INFINITY);
-    scores[last - first][(seen.end - 1) % LANES + 1..].fill(f32::NEG_INFINITY);
-    let mut max = s.splat(f32::NEG_INFINITY);
-    for lanes in scores.iter() {
-        max = s.max(max, s.load(lanes));
+/// Divides rows by their weights' sums.
+pub(super) struct Finish<'a> {
+    pub(super) running: &'a Running,
+    /// The row's score beside those of the positions.
+    pub(super) sink: Option<f32>,
+    pub(super) sum: &'a [[f32; LANES]], // [vectors]
+    pub(super) out: &'a mut [f32],      // [head_dim]
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut total = s.sum_lanes(s.load(&self.running.sum));
+        if let Some(sink) = self.sink {
+            let mut lanes = [0.0; LANES];
+            s.store(exp(s, s.splat(sink - self.running.max)), &mut lanes);
+            total += lanes[0];
+        }
+        let inverse = 1.0 / total;
+        let sum = self.sum.as_flattened();
+        for (out, sum) in self.out.iter_mut().zip(sum) {
+            *out = sum * inverse;
+        }
     }
-    let mut largest = s.max_lanes(max);
-    if let Some(sink) = sink
-        && sink > largest
-    {
-        largest = sink;
-    }
-    let max = s.splat(largest);
-    let mut sum = s.splat(0.0);
-    for lanes in scores.iter_mut() {
-        let e = exp(s, s.sub(s.load(lanes), max));
-        s.store(e, lanes);
-        sum = s.add(sum, e);
-    }
-    let mut total = s.sum_lanes(sum);
-    if let Some(sink) = sink {
-        let mut lanes = [0.0; LANES];
-        s.store(exp(s, s.splat(sink - largest)), &mut lanes);
-        total += lanes[0];
-    }
-    1.0 / total
 }
