@@ -1,4 +1,4 @@
-//! The grammar compiler of the model's vocabulary, made while the server already answers.
+//! The grammar compiler of the model's vocabulary, made when the first request needs it.
 use crate::error::ApiError;
 use std::sync::{Arc, LazyLock};
 use wharf_engine::grammar::{Compiler, Constraint, Grammar, GrammarError, Limits, Vocabulary};
@@ -6,13 +6,14 @@ use wharf_text::tokenizer::Tokenizer;
 
 type Make = Box<dyn FnOnce() -> Result<Compiler, GrammarError> + Send>;
 
-/// The compiler, or the reason why there is none. The first who asks waits for it.
-pub(crate) struct Grammars(Arc<LazyLock<Result<Compiler, GrammarError>, Make>>);
+/// The compiler, or the reason why there is none. The first who asks makes it, and waits: of 150,000
+/// tokens it takes most of a second, and 80 MB from then on, which many never need.
+pub(crate) struct Grammars(LazyLock<Result<Compiler, GrammarError>, Make>);
 
 impl Grammars {
-    /// Begins to make it on a thread of its own: a vocabulary of 150,000 tokens takes a second.
-    pub(crate) fn start(tokenizer: Arc<dyn Tokenizer>, eos_token_ids: Vec<u32>) -> Self {
-        let make: Make = Box::new(move || {
+    /// None is made yet.
+    pub(crate) fn new(tokenizer: Arc<dyn Tokenizer>, eos_token_ids: Vec<u32>) -> Self {
+        Self(LazyLock::new(Box::new(move || {
             let count = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
             let vocabulary = Vocabulary {
                 tokens: (0..count).map(|id| tokenizer.token_bytes(id).to_vec()).collect(),
@@ -21,19 +22,7 @@ impl Grammars {
                 tokenize: Box::new(move |text| tokenizer.encode(text, false).unwrap_or_default()),
             };
             Compiler::new(vocabulary, Limits::default())
-        });
-        let compiler = Arc::new(LazyLock::new(make));
-        let background = Arc::clone(&compiler);
-        let spawned =
-            std::thread::Builder::new().name("wharf-vocabulary".into()).spawn(move || {
-                if let Err(error) = LazyLock::force(&background) {
-                    tracing::error!(%error, "structured outputs and tools are not available");
-                }
-            });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "the first constrained request prepares the vocabulary");
-        }
-        Self(compiler)
+        })))
     }
 
     /// A grammar that has been compiled lately. At once.
@@ -41,7 +30,7 @@ impl Grammars {
         LazyLock::get(&self.0)?.as_ref().ok()?.known(grammar)
     }
 
-    /// The compiler. On the compute pool: it may not be ready.
+    /// The compiler. On the compute pool: it may have to be made.
     ///
     /// # Errors
     /// The vocabulary has no way to end an answer, or contradicts itself.

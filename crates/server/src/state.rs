@@ -63,7 +63,7 @@ impl AppState {
         Arc::new(Self {
             names: model.names,
             template: model.template,
-            compiler: Grammars::start(Arc::clone(&model.tokenizer), limits.eos_token_ids.clone()),
+            compiler: Grammars::new(Arc::clone(&model.tokenizer), limits.eos_token_ids.clone()),
             special: special_tokens(model.tokenizer.as_ref(), &limits.eos_token_ids),
             tokenizer: model.tokenizer,
             tool_format: model.tool_format,
