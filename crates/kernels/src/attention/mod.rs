@@ -184,8 +184,8 @@ pub fn attention(
 }
 
 impl AttentionScratch {
-    /// Cuts the step into tiles. Of each sequence the last tokens first, as they see the most, and
-    /// all of a KV head's tiles one after the other, as they read the same blocks.
+    /// Cuts the step into tasks. Of each sequence the last tokens first, as they see the most, and
+    /// all of a KV head's tasks one after the other, as they read the same blocks.
     fn plan(
         &mut self,
         isa: Isa,
@@ -263,7 +263,7 @@ impl Call<'_> {
         let (first, last) = (self.seen(task, 0), self.seen(task, rows - 1));
         for chunk in first.start / CHUNK..last.end.div_ceil(CHUNK) {
             for tile in (0..rows).step_by(most) {
-                self.tile_of_any::<E>(task, chunk, tile..rows.min(tile + most), scratch);
+                self.tile_of_size::<E>(task, chunk, tile..rows.min(tile + most), scratch);
             }
         }
         let vectors = self.cache.shape().head_dim.div_ceil(LANES);
@@ -310,7 +310,7 @@ impl Call<'_> {
 
     /// The arms are the sizes that [`most_rows`] allows; then blocks and vectors of the head's
     /// dimensions at once, such that rows × either fills the accumulators and hides their latency.
-    fn tile_of_any<E: Element>(
+    fn tile_of_size<E: Element>(
         &self,
         task: &TileTask,
         chunk: usize,
