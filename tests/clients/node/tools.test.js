@@ -122,3 +122,43 @@ describe("tools", () => {
     assert.ok(asked.every((city) => typeof city === "string"));
   });
 });
+
+describe("structured outputs", () => {
+  it("parse as the class", async () => {
+    const answer = await client.chat.completions.parse({
+      model,
+      messages: [{ role: "user", content: "Extract: John is 30 years old" }],
+      response_format: zodResponseFormat(Person, "person"),
+      temperature: 0,
+      max_tokens: 80,
+    });
+    assert.deepEqual(answer.choices[0].message.parsed, { name: "John", age: 30 });
+  });
+
+  it("stream as they are parsed", async () => {
+    const stream = client.chat.completions.stream({
+      model,
+      messages: [{ role: "user", content: "Extract: John is 30 years old" }],
+      response_format: zodResponseFormat(Person, "person"),
+      temperature: 0,
+      max_tokens: 80,
+    });
+    const answer = await stream.finalChatCompletion();
+    assert.deepEqual(answer.choices[0].message.parsed, { name: "John", age: 30 });
+  });
+
+  it("refuse what cannot be enforced, with its path", async () => {
+    const schema = { type: "object", properties: { tags: { type: "array", uniqueItems: true } } };
+    const body = {
+      model,
+      messages: QUESTION,
+      response_format: { type: "json_schema", json_schema: { name: "tags", schema } },
+    };
+    await assert.rejects(client.chat.completions.create(body), (error) => {
+      assert.equal(error.status, 400);
+      assert.match(error.param, /^response_format\.json_schema\.schema\.properties\.tags/);
+      assert.match(error.message, /uniqueItems/);
+      return true;
+    });
+  });
+});
