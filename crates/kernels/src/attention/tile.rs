@@ -68,12 +68,12 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
         if R * B >= S::REGISTERS || R * D >= S::REGISTERS {
-            unreachable!("`run_on` does not ask for {R} rows by {B} and {D} here");
+            unreachable!("`tile_of_size` does not ask for {R} rows by {B} and {D} here");
         }
         let (start, end) = (self.seen[0].start, self.seen[R - 1].end);
         let blocks = start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS);
         for b in blocks.clone().step_by(B) {
-            self.score(s, b, blocks.end);
+            self.score(s, b, &blocks);
         }
         for r in 0..R {
             if !self.seen[r].is_empty() {
@@ -90,10 +90,11 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Kernel for Tile
 }
 
 impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, B, D> {
-    /// Scores of all rows at the positions of `B` blocks from `b`. Those a row does not see, and
+    /// Scores of all rows at the positions of `B` of `blocks` from `b`. Those a row does not see, and
     /// those past the end, come out as whatever the cache holds there; `soften` passes over them.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, s: S, b: usize, end: usize) {
+    fn score<S: Simd>(&mut self, s: S, b: usize, blocks: &Range<usize>) {
+        let end = blocks.end;
         let mut keys = [self.kv.keys(self.table[b]); B];
         for n in 1..B {
             // Past the last block the last one is computed again, and not stored.
@@ -107,7 +108,7 @@ impl<E: Element, const R: usize, const B: usize, const D: usize> Tile<'_, E, R, 
         for n in 0..B {
             next[n] = match b + B + n < end {
                 true => self.kv.keys(self.table[b + B + n]),
-                false => self.kv.values(self.table[n.min(end - 1)]),
+                false => self.kv.values(self.table[(blocks.start + n).min(end - 1)]),
             };
         }
         let mut acc = [[s.splat(0.0); B]; R];
